@@ -1,0 +1,245 @@
+"""Every setting, once: a recipe's keys, the command line's flags and their help come from these fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from agentsft.errors import UserError, nearest
+
+
+def _option(default: Any, help: str, group: str, choices: tuple[str, ...] = ()) -> Any:
+    metadata = {"help": help, "group": group, "choices": choices}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class DataConfig:
+    """What is read, how it is rendered and weighed: shared by train, preview and check."""
+
+    model: str = _option("", "Model folder or hub name; preview and check need only its tokenizer.", "Data")
+    data: list[str] = _option([], "JSONL, JSON or Parquet file, folder, glob, or hub data set name. Repeatable.", "Data")
+    data_format: str = _option(
+        "auto",
+        "Format of the rows.",
+        "Data",
+        ("auto", "openai", "sharegpt", "alpaca", "react"),
+    )
+    chat_template: str | None = _option(None, "File with the chat template to use instead of the model's.", "Template")
+    template_kwargs: dict[str, Any] = _option({}, "JSON object of variables for the template.", "Template")
+    agent_format: str | None = _option(
+        None,
+        "Fold tools, calls and results into plain text of this format.",
+        "Template",
+        ("react", "hermes", "qwen"),
+    )
+    reasoning: str = _option(
+        "keep",
+        "inline folds reasoning into the content as <think>...</think>.",
+        "Template",
+        ("keep", "inline"),
+    )
+    control_tokens: str = _option(
+        "refuse",
+        "Rows whose text holds the template's control tokens.",
+        "Template",
+        ("refuse", "allow"),
+    )
+    stop_token: list[str] = _option([], "A further token at which serving stops. Repeatable.", "Template")
+    trust_remote_code: bool = _option(False, "Run Python code that the model's folder brings.", "Template")
+    loss_scale: str = _option("default", "Strategy: [BASE+]NAME[+NAME...], or a JSON file of your own.", "Weights")
+    mask_history: bool = _option(False, "Train only the last assistant message.", "Weights")
+    max_length: int | None = _option(None, "Longest context in tokens; default: what the model allows.", "Length")
+    overflow: str = _option(
+        "drop_turns",
+        "What happens to longer conversations.",
+        "Length",
+        ("drop_turns", "skip", "error"),
+    )
+
+
+@dataclass
+class TrainConfig(DataConfig):
+    """A recipe: `DataConfig` and everything about the run."""
+
+    output: str = _option("output", "Folder for the model, metrics, ledger and checkpoints.", "Run")
+    eval_data: list[str] = _option([], "Held-out data. Repeatable.", "Evaluation")
+    eval_share: float = _option(0.0, "Share of the conversations held out, chosen by seed.", "Evaluation")
+    eval_steps: int | None = _option(None, "Evaluate every so many steps; default: at the end only.", "Evaluation")
+    max_lost: float = _option(1.0, "Stop before step 1 when more than this share of rows or tokens is lost.", "Data")
+    batch_size: int = _option(16, "Conversations per optimizer step, over all processes.", "Batch")
+    micro_batch_tokens: int = _option(16384, "Tokens in one forward pass: the memory knob.", "Batch")
+    layout: str = _option("tree", "Token trees, or one sequence per path.", "Batch", ("tree", "split"))
+    normalize: str = _option(
+        "items",
+        "Divide the loss by the trained tokens or by their weights.",
+        "Batch",
+        ("items", "weights"),
+    )
+    learning_rate: float | None = _option(None, "Peak rate; default: 2e-5 full, 2e-4 LoRA.", "Optimizer")
+    lr_scheduler_type: str = _option(
+        "cosine",
+        "Schedule after the warm-up.",
+        "Optimizer",
+        ("cosine", "linear", "constant"),
+    )
+    warmup_ratio: float = _option(0.03, "Share of the steps that warm up.", "Optimizer")
+    warmup_steps: int | None = _option(None, "Warm-up in steps; overrides the ratio.", "Optimizer")
+    weight_decay: float = _option(0.0, "Decay of matrices; norms and biases are left alone.", "Optimizer")
+    adam_beta1: float = _option(0.9, "AdamW's first beta.", "Optimizer")
+    adam_beta2: float = _option(0.95, "AdamW's second beta.", "Optimizer")
+    adam_epsilon: float = _option(1e-8, "AdamW's epsilon.", "Optimizer")
+    max_grad_norm: float = _option(1.0, "Clip the gradient's norm; 0 leaves it.", "Optimizer")
+    num_train_epochs: float = _option(1.0, "Passes over the data.", "Run")
+    max_steps: int | None = _option(None, "Stop after so many optimizer steps; overrides epochs.", "Run")
+    seed: int = _option(42, "Seed of order, dropout and new weights.", "Run")
+    precision: str = _option(
+        "auto",
+        "auto: bf16 autocast over fp32 weights on GPUs that have it, else fp32.",
+        "Model",
+        ("auto", "fp32", "bf16", "fp16"),
+    )
+    attn_implementation: str | None = _option(
+        None,
+        "Attention; default: flex_attention on CUDA, sdpa elsewhere.",
+        "Model",
+    )
+    gradient_checkpointing: bool = _option(False, "Recompute activations: less memory, more time.", "Model")
+    torch_compile: bool | None = _option(None, "Compile the decoder layers; default: on CUDA.", "Model")
+    tuner: str = _option("full", "What is trained.", "Model", ("full", "lora", "dora"))
+    lora_rank: int = _option(16, "Rank of the adapter.", "Model")
+    lora_alpha: int = _option(32, "Scale of the adapter.", "Model")
+    lora_dropout: float = _option(0.0, "Dropout in the adapter.", "Model")
+    lora_target_modules: list[str] = _option(["all-linear"], "Modules to adapt. Repeatable.", "Model")
+    lora_modules_to_save: list[str] = _option([], "Modules trained in full beside the adapter. Repeatable.", "Model")
+    save_steps: int | None = _option(None, "Checkpoint every so many steps.", "Run")
+    save_total_limit: int | None = _option(None, "Keep only the newest checkpoints.", "Run")
+    resume: bool = _option(False, "Go on from the newest checkpoint of output, or start afresh.", "Run")
+    resume_from_checkpoint: str | None = _option(None, "Go on from this checkpoint.", "Run")
+    num_proc: int | None = _option(None, "Processes that prepare the data; default: the cores, 8 at most.", "Data")
+
+
+T = TypeVar("T", bound=DataConfig)
+
+
+def load_recipe(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML recipe. Raises UserError when it cannot be read or is no mapping."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe; give the path of a YAML file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); a recipe is a UTF-8 YAML file.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a recipe is a mapping of settings such as `model: PATH`, not a {type(values).__name__}.")
+    return values
+
+
+def build(cls: type[T], values: dict[str, Any], where: str = "recipe") -> T:
+    """A checked configuration from `values`. Raises UserError, naming `where`, on an unknown key or a bad value."""
+    known = {f.name: f for f in fields(cls)}
+    types = get_type_hints(cls)
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}.{nearest(str(key), tuple(known))}")
+        checked[key] = _checked(value, types[key], known[key], f"{where}: {key}")
+    config = cls(**checked)
+    _check_ranges(config, where)
+    return config
+
+
+def _checked(value: Any, kind: Any, option: dataclasses.Field, where: str) -> Any:
+    """`value` as `kind`, or UserError. Numbers may be written as text (YAML reads 1e-5 as text)."""
+    kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
+    if value is None:
+        if type(None) in kinds:
+            return None
+        raise UserError(f"{where} needs a value.")
+    target = next(k for k in kinds if k is not type(None))
+    choices = option.metadata["choices"]
+    if target == list[str]:
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, str) for item in items):
+            raise UserError(f"{where} takes text or a list of texts, not {value!r}.")
+        return items
+    if target == dict[str, Any]:
+        return _json_object(value, where)
+    if target is bool:
+        if not isinstance(value, bool):
+            raise UserError(f"{where} is true or false, not {value!r}.")
+        return value
+    if target in (int, float):
+        return _number(value, target, where)
+    if not isinstance(value, str):
+        raise UserError(f"{where} takes text, not {value!r}.")
+    if choices and value not in choices:
+        raise UserError(f"{where} is one of {', '.join(choices)}; not {value!r}.{nearest(value, choices)}")
+    return value
+
+
+def _json_object(value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where} is not valid JSON ({error}).") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{where} takes a mapping, not {value!r}.")
+    return value
+
+
+def _number(value: Any, target: type, where: str) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise UserError(f"{where} takes a number, not {value!r}.")
+    try:
+        number = float(value)
+        exact = int(value) if isinstance(value, int) else int(number)
+    except (ValueError, OverflowError):
+        raise UserError(f"{where} takes a finite number, not {value!r}.") from None
+    if not math.isfinite(number):
+        raise UserError(f"{where} takes a finite number, not {value!r}.")
+    if target is int and exact != number:
+        raise UserError(f"{where} takes a whole number, not {value!r}.")
+    return exact if target is int else number
+
+
+_AT_LEAST_ONE = (
+    "batch_size micro_batch_tokens max_steps eval_steps save_steps save_total_limit lora_rank lora_alpha max_length num_proc"
+).split()
+_NOT_NEGATIVE = "learning_rate weight_decay max_grad_norm warmup_steps seed adam_epsilon num_train_epochs".split()
+_BELOW_ONE = "eval_share lora_dropout adam_beta1 adam_beta2".split()
+
+
+def _check_ranges(config: DataConfig, where: str) -> None:
+    values = dataclasses.asdict(config)
+    for name, value in values.items():
+        if value is None:
+            continue
+        if name in _AT_LEAST_ONE and value < 1:
+            raise UserError(f"{where}: {name} is at least 1, not {value}.")
+        if name in _NOT_NEGATIVE and value < 0:
+            raise UserError(f"{where}: {name} is at least 0, not {value}.")
+        if name in _BELOW_ONE and not 0 <= value < 1:
+            raise UserError(f"{where}: {name} is at least 0 and below 1, not {value}.")
+        if name in ("max_lost", "warmup_ratio") and not 0 <= value <= 1:
+            raise UserError(f"{where}: {name} is between 0 and 1, not {value}.")
+
+
+def dump_recipe(config: DataConfig) -> str:
+    """The configuration as YAML, every value resolved."""
+    import yaml
+
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
