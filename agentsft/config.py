@@ -24,7 +24,9 @@ class DataConfig:
     """What is read, how it is rendered and weighed: shared by train, preview and check."""
 
     model: str = _option("", "Model folder or hub name; preview and check need only its tokenizer.", "Data")
-    data: list[str] = _option([], "JSONL, JSON or Parquet file, folder, glob, or hub data set name. Repeatable.", "Data")
+    data: list[str] = _option(
+        [], "JSONL, JSON or Parquet file, folder, glob, or hub data set name. Repeatable.", "Data"
+    )
     data_format: str = _option(
         "auto",
         "Format of the rows.",
@@ -143,7 +145,9 @@ def load_recipe(path: str | Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError(f"{path}: a recipe is a mapping of settings such as `model: PATH`, not a {type(values).__name__}.")
+        raise UserError(
+            f"{path}: a recipe is a mapping of settings such as `model: PATH`, not a {type(values).__name__}."
+        )
     return values
 
 
@@ -216,11 +220,28 @@ def _number(value: Any, target: type, where: str) -> int | float:
     return exact if target is int else number
 
 
-_AT_LEAST_ONE = (
-    "batch_size micro_batch_tokens max_steps eval_steps save_steps save_total_limit lora_rank lora_alpha max_length num_proc"
-).split()
-_NOT_NEGATIVE = "learning_rate weight_decay max_grad_norm warmup_steps seed adam_epsilon num_train_epochs".split()
-_BELOW_ONE = "eval_share lora_dropout adam_beta1 adam_beta2".split()
+_AT_LEAST_ONE = [
+    "batch_size",
+    "micro_batch_tokens",
+    "max_steps",
+    "eval_steps",
+    "save_steps",
+    "save_total_limit",
+    "lora_rank",
+    "lora_alpha",
+    "max_length",
+    "num_proc",
+]
+_NOT_NEGATIVE = [
+    "learning_rate",
+    "weight_decay",
+    "max_grad_norm",
+    "warmup_steps",
+    "seed",
+    "adam_epsilon",
+    "num_train_epochs",
+]
+_BELOW_ONE = ["eval_share", "lora_dropout", "adam_beta1", "adam_beta2"]
 
 
 def _check_ranges(config: DataConfig, where: str) -> None:

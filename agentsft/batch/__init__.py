@@ -1,0 +1,1 @@
+"""From token trees to the tensors of one forward pass: order, splitting, packing, collating."""

@@ -1,0 +1,107 @@
+"""From a pack to the tensors of one forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agentsft.batch.pack import Pack
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(slots=True, eq=False)
+class MicroBatch:
+    """One forward pass of `b` rows and `n` columns (b is 1 unless the pack has rows), on one device.
+
+    `input_ids`, `position_ids` int64[b, n]. A forest has `subtree_end` int32[n] (padding sees itself alone) and
+    `spans`, the (start, end, is_chain) of its trees; rows have `attention_mask` bool[b, n] instead, or neither where
+    nothing is padded. `rows` int64[u]: the places in b * n, unique and ascending, whose hidden states predict
+    targets. Target j, of `row_start[i] <= j < row_start[i + 1]` (on the host), belongs to rows[i] = rows[row[j]]:
+    `row`, `token`, `label` int64[m], `weight` float32[m].
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    subtree_end: torch.Tensor | None
+    attention_mask: torch.Tensor | None
+    rows: torch.Tensor
+    row: torch.Tensor
+    token: torch.Tensor
+    weight: torch.Tensor
+    label: torch.Tensor
+    row_start: np.ndarray
+    spans: tuple[tuple[int, int, bool], ...]
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on `device`; copies to CUDA go through pinned memory and do not wait."""
+        import torch
+
+        if device.type == "cpu":
+            return self
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, torch.Tensor):
+                pinned = value.pin_memory() if device.type == "cuda" else value
+                moved[field.name] = pinned.to(device, non_blocking=True)
+        return replace(self, **moved)
+
+
+def collate(pack: Pack, multiple: int = 1) -> MicroBatch:
+    """The tensors of `pack`, on the host, its columns padded to a multiple of `multiple`. A dummy has one token."""
+    import torch
+
+    columns = pack.size // max(len(pack.trees), 1) if pack.rows else pack.tokens
+    columns = -(-max(columns, 1) // multiple) * multiple
+    shape = (max(len(pack.trees), 1) if pack.rows else 1, columns)
+    size = shape[0] * columns
+    starts = _starts(pack, columns)
+
+    input_ids, position_ids = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    subtree_end = np.arange(1, size + 1, dtype=np.int32)
+    real = np.zeros(size, bool)
+    for start, tree in zip(starts, pack.trees, strict=True):
+        place = slice(start, start + len(tree))
+        input_ids[place], position_ids[place], real[place] = tree.input_ids, tree.position_ids, True
+        subtree_end[place] = tree.subtree_end + start
+
+    source, token, weight, label = _targets(pack, starts)
+    rows, first, row = np.unique(source, return_index=True, return_inverse=True)
+    spans = tuple((start, start + len(tree), tree.is_chain) for start, tree in zip(starts, pack.trees, strict=True))
+    padded = pack.rows and bool(pack.trees) and not real.all()
+    return MicroBatch(
+        input_ids=torch.from_numpy(input_ids.reshape(shape)),
+        position_ids=torch.from_numpy(position_ids.reshape(shape)),
+        subtree_end=None if pack.rows else torch.from_numpy(subtree_end),
+        attention_mask=torch.from_numpy(real.reshape(shape)) if padded else None,
+        rows=torch.from_numpy(rows),
+        row=torch.from_numpy(row),
+        token=torch.from_numpy(token),
+        weight=torch.from_numpy(weight),
+        label=torch.from_numpy(label),
+        row_start=np.append(first, len(source)),
+        spans=() if pack.rows else spans,
+    )
+
+
+def _starts(pack: Pack, columns: int) -> list[int]:
+    """Where each tree begins in the flattened tensors."""
+    if pack.rows:
+        return [number * columns for number in range(len(pack.trees))]
+    return np.cumsum([0, *map(len, pack.trees)])[:-1].tolist()
+
+
+def _targets(pack: Pack, starts: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Targets of weight > 0 ordered by source: source, token (int64), weight (float32), label (int64)."""
+    parts = [(tree.source.astype(np.int64) + start, tree) for start, tree in zip(starts, pack.trees, strict=True)]
+    source = np.concatenate([source for source, _ in parts] or [np.zeros(0, np.int64)])
+    token = np.concatenate([tree.token for _, tree in parts] or [source]).astype(np.int64)
+    weight = np.concatenate([tree.weight for _, tree in parts] or [source]).astype(np.float32)
+    label = np.concatenate([tree.label for _, tree in parts] or [source]).astype(np.int64)
+    order = np.argsort(source, kind="stable")
+    order = order[weight[order] > 0]
+    return source[order], token[order], weight[order], label[order]

@@ -1,0 +1,100 @@
+"""What the user named: files, folders, globs and hub data sets become a list of sources, in order."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentsft.errors import UserError
+
+SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
+_OTHER_SUFFIXES = {
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".gz",
+    ".zst",
+    ".bz2",
+    ".xz",
+    ".zip",
+    ".tar",
+    ".arrow",
+    ".yaml",
+    ".yml",
+    ".md",
+}
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+){0,2}")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file, or one hub data set. `kind` is jsonl, json, parquet, saved (a folder of save_to_disk) or hub."""
+
+    kind: str
+    path: str
+
+
+def find_sources(paths: Sequence[str]) -> list[Source]:
+    """Every file behind `paths`, in the order given, a folder's or a glob's sorted by name.
+
+    Raises UserError for a path that is not there, a folder without data and a file of another kind.
+    """
+    return [source for path in paths for source in _find(os.path.expanduser(os.fspath(path)))]
+
+
+def _find(path: str) -> list[Source]:
+    if os.path.isdir(path):
+        return _in_folder(path)
+    if os.path.exists(path):
+        kind = SUFFIXES.get(Path(path).suffix.lower())
+        if kind is None:
+            raise UserError(f"{path}: not a kind of file that is read; give {_kinds()}.")
+        return [Source(kind, path)]
+    if glob.has_magic(path):
+        return _in_glob(path)
+    if _looks_like_a_file(path):
+        raise UserError(f"{path}: no such file or folder.")
+    return [Source("hub", path)]
+
+
+def _in_folder(folder: str) -> list[Source]:
+    if os.path.isfile(os.path.join(folder, "state.json")) and os.path.isfile(os.path.join(folder, "dataset_info.json")):
+        return [Source("saved", folder)]
+    found = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(root, name) for name in names if not name.startswith(".")]
+    sources = [Source(SUFFIXES[suffix], path) for path in sorted(found) if (suffix := _suffix(path)) in SUFFIXES]
+    if not sources:
+        raise UserError(f"{folder}: no data in this folder; it needs {_kinds()}.")
+    return sources
+
+
+def _in_glob(pattern: str) -> list[Source]:
+    sources: list[Source] = []
+    for path in sorted(glob.glob(pattern, recursive=True)):
+        # With ** a folder comes up beside its own files: those are found by themselves.
+        if os.path.isdir(path) and "**" not in pattern:
+            sources += _in_folder(path)
+        elif os.path.isfile(path) and _suffix(path) in SUFFIXES:
+            sources.append(Source(SUFFIXES[_suffix(path)], path))
+    if not sources:
+        raise UserError(f"{pattern}: no data matches this pattern; it should find {_kinds()}.")
+    return sources
+
+
+def _looks_like_a_file(path: str) -> bool:
+    suffix = _suffix(path)
+    return suffix in SUFFIXES or suffix in _OTHER_SUFFIXES or path[:1] in ".~" or not _HUB_NAME.fullmatch(path)
+
+
+def _suffix(path: str) -> str:
+    return Path(path).suffix.lower()
+
+
+def _kinds() -> str:
+    return "a .jsonl, .json or .parquet file"

@@ -1,0 +1,65 @@
+"""The front door of reading: paths in, numbered rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from agentsft.data.agent_format import AGENT_FORMATS, fold
+from agentsft.data.formats import DATA_FORMATS, inline_reasoning, to_conversation
+from agentsft.data.paths import Source, find_sources
+from agentsft.data.records import read_records
+from agentsft.errors import RowError, UserError, nearest
+from agentsft.types import Conversation, Refusal, Row
+
+_REASONING = ("keep", "inline")
+
+
+def read_rows(
+    paths: Sequence[str],
+    data_format: str = "auto",
+    reasoning: str = "keep",
+    agent_format: str | None = None,
+) -> Iterator[Row]:
+    """The rows behind `paths`, in order, numbered over all of them: each a conversation, or a refusal that says why.
+
+    A path is a JSONL, JSON or Parquet file, a folder of them (searched to any depth, sorted), a glob, or the name of
+    a hub data set (`name`, `name:split`, `name:configuration:split`). JSONL and Parquet are streamed.
+    `reasoning="inline"` folds reasoning into the content; `agent_format` folds tools and calls into plain text.
+
+    Raises UserError at once for settings and paths that do not exist, and while reading for a file that is broken as
+    a whole. A bad row never stops the others.
+    """
+    _check("data_format", data_format, DATA_FORMATS)
+    _check("reasoning", reasoning, _REASONING)
+    if agent_format is not None:
+        _check("agent_format", agent_format, AGENT_FORMATS)
+    return _rows(find_sources(paths), data_format, reasoning, agent_format)
+
+
+def _rows(sources: list[Source], data_format: str, reasoning: str, agent_format: str | None) -> Iterator[Row]:
+    index = 0
+    for source in sources:
+        for where, record in read_records(source):
+            try:
+                yield Row(index, where, _conversation(record, data_format, reasoning, agent_format))
+            except RowError as error:
+                yield Row(index, where, refusal=Refusal(error.reason, error.detail, error.message))
+            index += 1
+    if index == 0:
+        raise UserError(f"{', '.join(source.path for source in sources) or 'no data'}: there is no row in it.")
+
+
+def _conversation(record: Any, data_format: str, reasoning: str, agent_format: str | None) -> Conversation:
+    if isinstance(record, RowError):
+        raise record
+    conversation = to_conversation(record, data_format)
+    # Folding comes first: a format may have words of its own for reasoning, such as ReAct's Thought.
+    if agent_format is not None:
+        conversation = fold(conversation, agent_format)
+    return inline_reasoning(conversation) if reasoning == "inline" else conversation
+
+
+def _check(setting: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"{setting} is one of {', '.join(known)}; not {value!r}.{nearest(value, known)}")

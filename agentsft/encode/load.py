@@ -1,0 +1,86 @@
+"""Settings to a preparer: the tokenizer, what serving knows of stopping, and the longest context."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from agentsft.config import DataConfig
+from agentsft.data.read import read_rows
+from agentsft.encode.prepare import Preparer
+from agentsft.errors import UserError
+from agentsft.render.template import read_template
+from agentsft.types import Example, Row
+
+_UNBOUNDED = 10**9  # tokenizers without a limit say 1e30
+
+
+def load_tokenizer(config: DataConfig) -> Any:
+    """The model's fast tokenizer. Raises UserError where there is none to be had."""
+    from transformers import AutoTokenizer
+
+    if not config.model:
+        raise UserError("no model: say --model FOLDER or hub name, or `model:` in the recipe.")
+    try:
+        return AutoTokenizer.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        folder = "" if os.path.isdir(config.model) else "no such folder, and "
+        words = " ".join(str(error).split())[:200]
+        raise UserError(f"model {config.model!r}: {folder}its tokenizer cannot be loaded ({words}).") from None
+
+
+def load_preparer(config: DataConfig, tokenizer: Any | None = None) -> Preparer:
+    """A preparer as the settings describe it. Raises UserError on any of them that cannot work."""
+    tokenizer = tokenizer if tokenizer is not None else load_tokenizer(config)
+    for token in config.stop_token:
+        if token not in tokenizer.get_added_vocab():
+            raise UserError(f"--stop-token {token!r} is no added token of this tokenizer.")
+    return Preparer(
+        tokenizer,
+        loss_scale=config.loss_scale,
+        mask_history=config.mask_history,
+        chat_template=read_template(config.chat_template) if config.chat_template else None,
+        template_kwargs=config.template_kwargs,
+        stop_tokens=[*_generation_stop_tokens(config, tokenizer), *config.stop_token],
+        control_tokens=config.control_tokens,
+        max_length=config.max_length or _longest_context(config, tokenizer),
+        overflow=config.overflow,
+    )
+
+
+def load_rows(config: DataConfig, paths: list[str] | None = None) -> Iterator[Row]:
+    """The rows of the settings' data, or of `paths`."""
+    return read_rows(
+        config.data if paths is None else paths, config.data_format, config.reasoning, config.agent_format
+    )
+
+
+def prepare_all(config: DataConfig, preparer: Preparer, paths: list[str] | None = None) -> Iterator[Example]:
+    """Every row of the settings' data, or of `paths`, as an example."""
+    return preparer.prepare(load_rows(config, paths))
+
+
+def _generation_stop_tokens(config: DataConfig, tokenizer: Any) -> list[str]:
+    """The eos tokens of the model's generation config, which servers stop at."""
+    from transformers import GenerationConfig
+
+    try:
+        ids = GenerationConfig.from_pretrained(config.model).eos_token_id
+    except (OSError, ValueError):
+        return []
+    ids = ids if isinstance(ids, list) else [ids]
+    return [tokenizer.convert_ids_to_tokens(number) for number in ids if number is not None and number < len(tokenizer)]
+
+
+def _longest_context(config: DataConfig, tokenizer: Any) -> int | None:
+    """The smaller of the tokenizer's and the model's own limit, where they say one."""
+    from transformers import AutoConfig
+
+    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < _UNBOUNDED else []
+    try:
+        model = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+        limits.append(getattr(model.get_text_config(), "max_position_embeddings", None))
+    except (OSError, ValueError, KeyError):
+        pass
+    return min((limit for limit in limits if limit), default=None)

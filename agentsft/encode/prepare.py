@@ -1,0 +1,197 @@
+"""Rows to examples: rendered, weighed, encoded, proven, merged into trees; or refused with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from agentsft.encode.linear import linear_view
+from agentsft.encode.tokens import ChunkEncoder, Encoded
+from agentsft.encode.tree import TurnIds, build_tree, leaf_paths
+from agentsft.encode.weights import token_weights
+from agentsft.errors import RowError, UserError
+from agentsft.render.probe import Traits, probe
+from agentsft.render.segments import path_segments
+from agentsft.render.template import Template
+from agentsft.render.turns import RenderedTurn, Renderer
+from agentsft.types import Conversation, Example, Refusal, Row, Sequence, Turn
+from agentsft.weigh.loss_scale import LossScale, parse_loss_scale
+from agentsft.weigh.select import check_combination, query_of, response_spans, trained_messages
+
+_BATCH = 64
+
+
+@dataclass(slots=True)
+class _Draft:
+    row: Row
+    conversation: Conversation
+    turns: list[Turn]
+    chunks: list[list[str]]
+    skipped: int
+
+
+class Preparer:
+    """Turns rows into examples with one tokenizer, template and strategy.
+
+    `stop_tokens` are those that serving knows beside the template's (a generation config's eos ids, as text).
+    `max_length` bounds a turn's context in tokens, prompt and response together; None leaves it unbounded.
+    Raises UserError at construction for a template, strategy or tokenizer that cannot work.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        loss_scale: str | LossScale = "default",
+        mask_history: bool = False,
+        chat_template: str | None = None,
+        template_kwargs: dict[str, Any] | None = None,
+        stop_tokens: Collection[str] = (),
+        control_tokens: str = "refuse",
+        max_length: int | None = None,
+        overflow: str = "drop_turns",
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.loss_scale = parse_loss_scale(loss_scale) if isinstance(loss_scale, str) else loss_scale
+        check_combination(self.loss_scale, mask_history)
+        self.mask_history = mask_history
+        self.template = Template(tokenizer, chat_template, template_kwargs)
+        self.traits: Traits = probe(self.template, tokenizer, stop_tokens)
+        self.renderer = Renderer(self.template, self.traits, control_tokens == "allow")
+        self.encoder = ChunkEncoder(tokenizer)
+        self.max_length = max_length
+        self.overflow = overflow
+
+    def prepare(self, rows: Iterable[Row]) -> Iterator[Example]:
+        """One example a row, in order. Raises UserError only for an over-long row under `overflow="error"`."""
+        rows = iter(rows)
+        while batch := list(islice(rows, _BATCH)):
+            yield from self._prepare_batch(batch)
+
+    def leaves(self, example: Example) -> list[Turn]:
+        """The turn that ends each root-to-leaf path of an example's tree, in the order of the paths."""
+        if example.tree is None:
+            return []
+        by_ids = {self._path_ids(turn).tobytes(): turn for turn in example.turns}
+        return [by_ids[example.tree.input_ids[path].tobytes()] for path in leaf_paths(example.tree)]
+
+    def sequences(self, example: Example) -> list[Sequence]:
+        """The linear view of an example with its segments; empty for a refused one."""
+        if example.tree is None or example.conversation is None:
+            return []
+        out = []
+        for sequence, leaf in zip(linear_view(example.tree), self.leaves(example), strict=True):
+            segments = path_segments(self.renderer, example.conversation, example.turns, leaf)
+            out.append(replace(sequence, segments=segments))
+        return out
+
+    def _path_ids(self, turn: Turn) -> np.ndarray:
+        response = self.encoder.encode_responses([turn.response + turn.suffix])[0].ids
+        return np.concatenate([self.encoder.encode_prompt(turn.prompt), response])
+
+    def _prepare_batch(self, rows: list[Row]) -> Iterator[Example]:
+        drafts = [self._draft(row) for row in rows]
+        good = [draft for draft in drafts if isinstance(draft, _Draft)]
+        self.encoder.learn(chunk for draft in good for chunks in draft.chunks for chunk in chunks)
+        responses = [turn.response + turn.suffix for draft in good for turn in draft.turns]
+        encoded = iter(self.encoder.encode_responses(responses))
+        for draft in drafts:
+            if isinstance(draft, Example):
+                yield draft
+            else:
+                yield self._example(draft, list(islice(encoded, len(draft.turns))))
+
+    def _draft(self, row: Row) -> _Draft | Example:
+        if row.conversation is None:
+            return Example(row.index, row.source, refusal=row.refusal)
+        conversation = row.conversation
+        try:
+            trained = trained_messages(conversation.messages, self.loss_scale.base, self.mask_history)
+            rendered = self.renderer.turns(conversation, sorted(trained))
+            if not rendered:
+                raise RowError("no_assistant", "no assistant message of this row is trained; see its flags and the base.")
+        except RowError as error:
+            return _refused(row, error)
+        turns = [self._weighed(conversation, turn, trained[turn.message]) for turn in rendered]
+        return _Draft(row, conversation, turns, self._chunked(turns), len(trained) - len(turns))
+
+    def _weighed(self, conversation: Conversation, turn: RenderedTurn, override: float | None) -> Turn:
+        query = query_of(conversation.messages, turn.message)
+        spans, suffix_weight = response_spans(self.loss_scale, turn.response, query, override)
+        return Turn(turn.message, turn.prompt, turn.response, turn.suffix, spans, suffix_weight)
+
+    def _chunked(self, turns: list[Turn]) -> list[list[str]]:
+        """Each prompt's chunks, cut anew only behind what it shares with the one before."""
+        out: list[list[str]] = []
+        text = ""
+        for turn in turns:
+            out.append(self.encoder.chunks_after(text, out[-1] if out else [], turn.prompt))
+            text = turn.prompt
+        return out
+
+    def _example(self, draft: _Draft, encoded: list[Encoded]) -> Example:
+        row = draft.row
+        kept: list[TurnIds] = []
+        turns: list[Turn] = []
+        lost: Refusal | None = None
+        lost_tokens = straddling = 0
+        try:
+            self.encoder.check_decoding(draft.turns, encoded)
+        except RowError as error:
+            return _refused(row, error)
+        for turn, chunks, response in zip(draft.turns, draft.chunks, encoded, strict=True):
+            weight, label, straddled = token_weights(response, len(turn.response), turn.spans, turn.suffix_weight)
+            prompt = self.encoder.ids_of(chunks)
+            length = len(prompt) + len(response.ids)
+            if self.max_length is not None and length > self.max_length:
+                lost = lost or self._too_long(row, turn.message, length)
+                lost_tokens += int((weight > 0).sum())
+                continue
+            kept.append(TurnIds(prompt, response.ids, weight, label))
+            turns.append(turn)
+            straddling += straddled
+        return self._finished(draft, kept, turns, lost, lost_tokens, straddling)
+
+    def _finished(
+        self,
+        draft: _Draft,
+        kept: list[TurnIds],
+        turns: list[Turn],
+        lost: Refusal | None,
+        lost_tokens: int,
+        straddling: int,
+    ) -> Example:
+        row = draft.row
+        if lost is not None and (self.overflow == "skip" or not kept):
+            return Example(row.index, row.source, refusal=lost, lost_turns=len(draft.turns), lost_tokens=lost_tokens)
+        tree = build_tree(kept, train_prompts=self.loss_scale.base == "all")
+        if lost is None and draft.skipped:
+            lost = Refusal("no_prompt", "a greeting before any user message has no prompt to be sampled after; it stays context.")
+        return Example(
+            row.index,
+            row.source,
+            tuple(turns),
+            tree,
+            lost=lost,
+            lost_turns=len(draft.turns) + draft.skipped - len(turns),
+            lost_tokens=lost_tokens,
+            straddling=straddling,
+            split_tokens=sum(map(len, leaf_paths(tree))),
+            conversation=draft.conversation,
+            id=draft.conversation.id,
+        )
+
+    def _too_long(self, row: Row, message: int, length: int) -> Refusal:
+        detail = f"the context of this message is {length} tokens, more than max_length {self.max_length}"
+        if self.overflow == "error":
+            raise UserError(f"{row.source}: message {message}: {detail}; raise max_length, or choose another overflow.")
+        return Refusal("too_long", detail + "; raise max_length to keep it.", message)
+
+
+def _refused(row: Row, error: RowError) -> Example:
+    return Example(
+        row.index, row.source, refusal=Refusal(error.reason, error.detail, error.message), conversation=row.conversation
+    )

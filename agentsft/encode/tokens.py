@@ -1,0 +1,175 @@
+"""Text to ids, each chunk between added tokens encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from agentsft.errors import RowError, UserError
+from agentsft.render.probe import token_pattern
+from agentsft.types import Turn
+
+_CACHED_CHARACTERS = 256 * 2**20
+_TRIAL = "Hi there,  \n\n 1.5 {\"a\": [1, 2]}\n\tÄ 你好 🙂 <x>\n"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """Ids int32[k] of a text, and the characters [start, end) of each, together covering the text without a gap."""
+
+    ids: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+
+class ChunkEncoder:
+    """Encodes prompts and responses with a fast tokenizer, as `encode(prompt) + encode(response)` would.
+
+    A fast tokenizer cuts its input at added tokens before anything else, so the ids of a text are those of its
+    chunks, each with the added token that opens it. Chunks are remembered: the history that every turn of a
+    conversation repeats, and the system prompt that every conversation repeats, cost one look-up. A trial text
+    decides whether the tokenizer at hand obeys; where it does not, texts are encoded whole.
+
+    Raises UserError when the tokenizer is not a fast one, since offsets are needed.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise UserError("the tokenizer has no fast version, which weights by offset need; save one beside the model.")
+        self._backend = tokenizer.backend_tokenizer
+        normalizes = _has_normalizer(self._backend)
+        added = [token for token in tokenizer.added_tokens_decoder.values() if token.content]
+        self._all = token_pattern(token.content for token in added)
+        self._borders = {
+            token.content
+            for token in added
+            if not (token.lstrip or token.rstrip or token.single_word or (token.normalized and normalizes))
+        }
+        self._longest = max((len(token.content) for token in added), default=0)
+        self._ids: dict[str, np.ndarray] = {}
+        self._characters = 0
+        self._sentinel = next((t for t in (tokenizer.eos_token, *self._borders) if t in self._borders), None)
+        self.chunked = self._obeys()
+
+    def chunks(self, text: str) -> list[str]:
+        """`text` cut before each border token, so that every chunk but the first begins with one."""
+        if not self.chunked:
+            return [text] if text else []
+        cuts = [0]
+        cuts += [match.start() for match in self._all.finditer(text) if match.group() in self._borders and match.start()]
+        cuts.append(len(text))
+        return [text[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+
+    def chunks_after(self, before: str, chunks: Sequence[str], text: str) -> list[str]:
+        """The chunks of `text`, given those of a text `before` it: only what the two do not share is cut anew."""
+        if not chunks or not self.chunked:
+            return self.chunks(text)
+        safe = common_prefix(before, text) - self._longest
+        kept, at = 0, 0
+        while kept < len(chunks) - 1 and at + len(chunks[kept]) <= safe:
+            at += len(chunks[kept])
+            kept += 1
+        return [*chunks[:kept], *self.chunks(text[at:])]
+
+    def learn(self, chunks: Iterable[str]) -> None:
+        """Encode those chunks that are not known yet, in one parallel call."""
+        missing = [chunk for chunk in dict.fromkeys(chunks) if chunk not in self._ids]
+        if not missing:
+            return
+        self._characters += sum(map(len, missing))
+        if self._characters > _CACHED_CHARACTERS:
+            self._ids.clear()
+            self._characters = sum(map(len, missing))
+        for chunk, encoding in zip(missing, self._encode_batch_fast(missing), strict=True):
+            self._ids[chunk] = np.array(encoding.ids, dtype=np.int32)
+
+    def ids_of(self, chunks: Sequence[str]) -> np.ndarray:
+        """int32[n]: the ids of a text given as chunks."""
+        self.learn(chunks)
+        return np.concatenate([self._ids[chunk] for chunk in chunks]) if chunks else np.empty(0, np.int32)
+
+    def encode_prompt(self, text: str) -> np.ndarray:
+        """int32[n]: the ids of a prompt."""
+        return self.ids_of(self.chunks(text))
+
+    def encode_responses(self, texts: Sequence[str]) -> list[Encoded]:
+        """The ids and offsets of responses, each encoded from where its sampling starts."""
+        lead = self._lead
+        batch = self._backend.encode_batch([lead + text for text in texts], add_special_tokens=False)
+        return [_encoded(encoding, len(lead), 1 if lead else 0) for encoding in batch]
+
+    def path_offsets(self, prompt: str, response: str) -> tuple[np.ndarray, np.ndarray]:
+        """Characters [start, end) in `prompt + response` of each token of that path, for people to look at."""
+        before = _encoded(self._backend.encode(prompt, add_special_tokens=False), 0, 0)
+        after = self.encode_responses([response])[0]
+        start, end = after.start + len(prompt), after.end + len(prompt)
+        return np.concatenate([before.start, start]), np.concatenate([before.end, end])
+
+    def check_decoding(self, turns: Sequence[Turn], encoded: Sequence[Encoded]) -> None:
+        """Raise RowError("content_altered") unless each response's ids decode to the response and its stop token."""
+        decoded = self._backend.decode_batch([one.ids.tolist() for one in encoded], skip_special_tokens=False)
+        for turn, text in zip(turns, decoded, strict=True):
+            wanted = turn.response + turn.suffix
+            if text == wanted or text == self._normalized(wanted):
+                continue
+            raise RowError(
+                "content_altered",
+                "the tokenizer does not give this response back when its ids are decoded; clean its characters.",
+                turn.message,
+            )
+
+    def _normalized(self, text: str) -> str:
+        normalizer = self._backend.normalizer
+        return text if normalizer is None else normalizer.normalize_str(text)
+
+    def _encode_batch_fast(self, texts: list[str]) -> list[Any]:
+        encode = getattr(self._backend, "encode_batch_fast", self._backend.encode_batch)
+        return encode(texts, add_special_tokens=False)
+
+    def _obeys(self) -> bool:
+        """Whether chunks and whole text give the same ids for a trial, and what to lead a response with."""
+        self._lead = ""
+        one = self._backend.encode(_TRIAL, add_special_tokens=False).ids
+        if self._sentinel is None:
+            return False
+        led = self._backend.encode(self._sentinel + _TRIAL, add_special_tokens=False).ids
+        if led[1:] != one and len(led) > 1:
+            self._lead = self._sentinel
+        text = "".join(_TRIAL + token for token in sorted(self._borders)[:64]) + _TRIAL
+        self.chunked = True
+        return self.encode_prompt(text).tolist() == self._backend.encode(text, add_special_tokens=False).ids
+
+
+def common_prefix(a: str, b: str) -> int:
+    """How many characters two texts share at their start, found by halving."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while low < high - 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle)
+    return low
+
+
+def _has_normalizer(backend: Any) -> bool:
+    normalizer = backend.normalizer
+    if normalizer is None:
+        return False
+    import json
+
+    state = json.loads(normalizer.__getstate__())
+    return not (state.get("type") == "Sequence" and not state.get("normalizers"))
+
+
+def _encoded(encoding: Any, lead_characters: int, lead_tokens: int) -> Encoded:
+    ids = np.array(encoding.ids[lead_tokens:], dtype=np.int32)
+    offsets = np.array(encoding.offsets[lead_tokens:], dtype=np.int32).reshape(-1, 2) - lead_characters
+    start, end = offsets[:, 0], offsets[:, 1]
+    if len(ids):
+        # Some tokenizers trim white space from offsets; a token owns all characters since the one before it.
+        start[1:] = np.minimum(start[1:], np.maximum.accumulate(end)[:-1])
+        start[0] = 0
+    return Encoded(ids, start, end)

@@ -1,0 +1,1 @@
+"""The training loop: model, attention on token trees, chunked loss, optimizer, evaluation, checkpoints."""

@@ -1,0 +1,115 @@
+"""Attention on token trees: one mask rule, `visible`, carried out by flex attention, SDPA or an explicit mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import AttentionInterface
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from agentsft.batch.collate import MicroBatch
+
+NAME = "agentsft"
+"""The name under which `tree_attention` is registered with Transformers."""
+
+FLEX_BLOCK = 128
+"""Flex attention works on blocks of so many tokens; packs are padded to a multiple of it."""
+
+
+def visible(q: torch.Tensor, k: torch.Tensor, subtree_end: torch.Tensor) -> torch.Tensor:
+    """Whether token q sees token k: k is q itself or one of its ancestors. Depth-first indices, any shape, bool."""
+    return (k <= q) & (q < subtree_end[k])
+
+
+def dense_mask(subtree_end: torch.Tensor) -> torch.Tensor:
+    """`visible` for all pairs of n tokens: bool[1, 1, n, n], queries before keys."""
+    index = torch.arange(len(subtree_end), device=subtree_end.device)
+    return visible(index[:, None], index[None, :], subtree_end)[None, None]
+
+
+class Attention:
+    """Gives a decoder the arguments that make it attend as a micro-batch says.
+
+    `mode` is one of
+    - `flex`: flex attention with a block mask (CUDA);
+    - `sdpa`: SDPA on each tree by itself, causal for chains, so that no pair between trees is ever computed;
+    - `mask`: SDPA with one boolean mask for the whole pack, for compiled layers without flex attention;
+    - `eager`: the same as an additive mask, for models that know nothing else;
+    - `rows`: the model's own attention on padded rows, for models that can take no mask.
+    """
+
+    def __init__(self, mode: str, device: torch.device) -> None:
+        self.mode = mode
+        self._block_mask = _BlockMasks(device) if mode == "flex" else None
+
+    def arguments(self, batch: MicroBatch) -> dict[str, Any]:
+        """Keyword arguments for the decoder, beside input_ids and position_ids."""
+        if batch.subtree_end is None:
+            return {"attention_mask": batch.attention_mask}
+        if self._block_mask is not None:
+            return {"attention_mask": self._block_mask(batch.subtree_end)}
+        if len(batch.spans) <= 1 and all(chain for *_, chain in batch.spans):
+            return {"attention_mask": None}
+        if self.mode == "sdpa":
+            return {"attention_mask": None, "tree_spans": _spans(batch)}
+        mask = dense_mask(batch.subtree_end)
+        if self.mode == "eager":
+            mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
+        return {"attention_mask": mask}
+
+
+def _spans(batch: MicroBatch) -> tuple[tuple[int, torch.Tensor | None], ...]:
+    """Length of each tree and, where it branches, its mask. Made once a micro-batch, used by every layer."""
+    ends = batch.subtree_end
+    assert ends is not None
+    return tuple((e - s, None if chain else dense_mask(ends[s:e] - s)) for s, e, chain in batch.spans)
+
+
+class _BlockMasks:
+    """Block masks from ONE buffer: a mask function that closed over a new tensor each time would recompile."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.buffer = torch.zeros(0, dtype=torch.int32, device=device)
+        self.mask_mod: Callable | None = None
+        self.create = torch.compile(create_block_mask)
+
+    def __call__(self, subtree_end: torch.Tensor) -> BlockMask:
+        n = len(subtree_end)
+        if n > len(self.buffer):
+            self.buffer = buffer = torch.zeros(n, dtype=torch.int32, device=self.buffer.device)
+
+            def mask_mod(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+                return visible(q, k, buffer)
+
+            self.mask_mod = mask_mod
+        self.buffer[:n].copy_(subtree_end)
+        return self.create(self.mask_mod, None, None, n, n, device=self.buffer.device)
+
+
+def tree_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | BlockMask | None,
+    tree_spans: tuple[tuple[int, torch.Tensor | None], ...] = (),
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention of one layer as Transformers calls it. query, key, value [b, heads, n, d]; gives [b, n, heads, d]."""
+    if isinstance(attention_mask, BlockMask):
+        # Under autocast the rotary embedding leaves query and key in float32; flex attention wants one dtype.
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        return flex_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if not tree_spans:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    lengths = [length for length, _ in tree_spans]
+    trees = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), tree_spans, strict=True)
+    outputs = [sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0] for q, k, v, (_, mask) in trees]
+    return torch.cat(outputs, dim=1), None
+
+
+AttentionInterface.register(NAME, tree_attention)

@@ -1,0 +1,442 @@
+"""Tasks on the files of the handbook: search, read, and act on what stands there."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+from agent_tasks.episode import Episode, listing
+from agent_tasks.office import a_day
+from agent_tasks.shop import FollowUp
+
+# What is asked, the words to search for, and how the answer is put. {v} is the fact's value in this handbook.
+POLICIES: dict[str, tuple[str, str, str]] = {
+    "meals": (
+        "[How much is paid for meals on a business trip?|What do we pay for meals a day when travelling?]",
+        "meals",
+        "[Meals are paid up to {v} EUR a day.|Up to {v} EUR a day.]",
+    ),
+    "hotel": (
+        "[What may a hotel night cost?|Is there a limit for hotel nights, and what is it?]",
+        "hotel night",
+        "[A hotel night may cost up to {v} EUR.|The limit is {v} EUR a night.]",
+    ),
+    "approver": (
+        "[Who has to approve a long business trip?|Whose approval does a longer trip need?]",
+        "approval",
+        "[A long trip needs the approval of {v}.|That is for {v} to approve.]",
+    ),
+    "receipts": (
+        "[By when must I hand in my travel receipts?|How long do I have to hand in receipts?]",
+        "receipts",
+        "[Within {v} days of your return.|Hand them in within {v} days of coming back.]",
+    ),
+    "leave": (
+        "[How many days of leave do full-time staff get?|How much paid leave is there a year?]",
+        "paid leave",
+        "[Full-time staff have {v} days of paid leave a year.|{v} days a year.]",
+    ),
+    "carry": (
+        "[How many unused days of leave can I keep for next year?|Can I carry leave over, and how much?]",
+        "unused",
+        "[Up to {v} unused days move to the next year.|You can carry over up to {v} days.]",
+    ),
+    "sick": (
+        "[When do I need a doctor's note?|From how many sick days on is a doctor's note needed?]",
+        "doctor",
+        "[You need one when you are ill for more than {v} days.|Sick leave of more than {v} days needs a note.]",
+    ),
+    "free": (
+        "[From what order value is delivery free?|When is an order delivered free of charge?]",
+        "free of charge",
+        "[Orders of {v} EUR or more are delivered free.|Delivery is free from {v} EUR.]",
+    ),
+    "parcel": (
+        "[Above what weight does a parcel go by freight?|How heavy may a parcel be before it travels by freight?]",
+        "freight",
+        "[Parcels heavier than {v} kg go by freight.|The limit is {v} kg.]",
+    ),
+    "restocking": (
+        "[What is the restocking fee?|Which fee do opened goods carry when they come back?]",
+        "restocking",
+        "[Opened goods carry a fee of {v} percent.|It is {v} percent for opened goods.]",
+    ),
+    "shelf": (
+        "[How much weight does a shelf carry?|What is the load limit of a shelf?]",
+        "shelf",
+        "[A shelf carries at most {v} kg.|At most {v} kg.]",
+    ),
+    "inspector": (
+        "[Who inspects the forklifts?|Whose job is it to inspect the forklifts?]",
+        "forklifts",
+        "[The forklifts are inspected by {v}.|That is done by {v}.]",
+    ),
+    "laptop": (
+        "[After how many years do we get a new laptop?|How often are laptops replaced?]",
+        "laptops",
+        "[Laptops are replaced every {v} years.|Every {v} years.]",
+    ),
+    "phone": (
+        "[How fast must I report a lost phone?|Within what time does a lost phone have to be reported?]",
+        "lost phone",
+        "[Report it within {v} hours.|A lost phone has to be reported within {v} hours.]",
+    ),
+}
+LOOK = (
+    "[The handbook should say this; I search for '{words}'.|This is a question for the handbook.|I search the handbook "
+    "for '{words}'.|A search for '{words}' should find the rule.]"
+)
+FOUND = "[The line answers it.|That is the rule.|The handbook is clear about it.|This is what was asked.]"
+
+
+def fact(ep: Episode, key: str, thought: str, words: str) -> object:
+    """The value of a fact, read out of what the search returned."""
+    found = ep.call(thought, "search_files", query=words)
+    value = ep.world.facts[key]
+    assert re.search(rf"\b{re.escape(str(value))}\b", found), (found, value)
+    return value
+
+
+def policy(ep: Episode) -> FollowUp:
+    """One look-up; then another."""
+    first, second = ep.rng.sample(list(POLICIES), 2)
+
+    def look(key: str, opening: str = "") -> None:
+        question, words, answer = POLICIES[key]
+        ep.ask(opening + question, "what the handbook says about '{words}'", words=words)
+        ep.answer(FOUND, answer, v=fact(ep, key, LOOK, words))
+
+    look(first)
+    return lambda: look(second, "[Thanks. |And one more thing: |I see. |]")
+
+
+def allowance(ep: Episode) -> None:
+    """What a trip's meals or kilometres bring."""
+    if ep.rng.random() < 0.5:
+        ep.ask(
+            "[How much can I claim for meals on a trip of {n} days?|My trip lasts {n} days. What is the most I get for meals?]",
+            "the most that is paid for meals in {n} days",
+            n=ep.rng.randint(2, 19),
+            words="meals",
+        )
+        key, times = "meals", "days"
+    else:
+        ep.ask(
+            "[I drove {n} km in my own car for the company. What do I get?|How much is paid for {n} km in my own car?]",
+            "what {n} km in one's own car bring",
+            n=ep.rng.randint(20, 700),
+            words="own car",
+        )
+        key, times = "kilometre", "km"
+    rate = fact(ep, key, LOOK, ep.values["words"])
+    ep.note(rate=rate, times=times)
+    total = ep.call(
+        "[It is {rate} EUR for each; times {n}.|{n} {times} at {rate} EUR.|The rate is {rate} EUR, so I multiply.]",
+        "calculator",
+        expression=f"round({ep.values['n']} * {rate}, 2)",
+    )
+    ep.answer(
+        "[That makes {total} EUR.|The result is {total} EUR.]",
+        "[You can claim {total} EUR ({n} {times} at {rate} EUR).|Up to {total} EUR.|{n} {times} at {rate} EUR make {total} "
+        "EUR.]",
+        total=total,
+    )
+
+
+def trip_budget(ep: Episode) -> None:
+    """Meals and nights of a trip, in another currency: five steps."""
+    start = a_day(ep)
+    ep.ask(
+        "[I travel from {start} to {end}. What do hotel nights and meals cost at most, in {code}? Count a day of meals for "
+        "each night.|What is the largest budget in {code} for hotel and meals from {start} to {end}, with one day of meals "
+        "a night?]",
+        "the largest budget in {code} for the trip from {start} to {end}",
+        start=start.isoformat(),
+        end=(start + timedelta(days=ep.rng.randint(2, 9))).isoformat(),
+        code=ep.rng.choice(("USD", "GBP", "CHF", "CAD", "SEK")),
+    )
+    nights = ep.call(
+        "[I count the nights first.|First, how many nights is that?]",
+        "days_between",
+        start=ep.values["start"],
+        end=ep.values["end"],
+    )
+    ep.note(nights=nights)
+    hotel = fact(ep, "hotel", "[{nights} nights. What may one cost?|Now the limit for a hotel night.]", "hotel night")
+    ep.note(hotel=hotel)
+    meals = fact(ep, "meals", "[{hotel} EUR a night. And meals?|Next the daily rate for meals.]", "meals")
+    ep.note(meals=meals)
+    euros = ep.call(
+        "[{hotel} plus {meals} EUR, {nights} times.|Each night brings {hotel} and {meals} EUR.]",
+        "calculator",
+        expression=f"{nights} * ({hotel} + {meals})",
+    )
+    ep.note(euros=euros)
+    amount = ep.call(
+        "[{euros} EUR, to be given in {code}.|Now {euros} EUR into {code}.]",
+        "convert_currency",
+        amount=euros,
+        base="EUR",
+        quote=ep.values["code"],
+    )
+    ep.answer(
+        "[That is {amount} {code}.|I have the budget in {code}.]",
+        "[At most {amount} {code} ({euros} EUR) for {nights} nights.|The budget is {amount} {code}: {nights} nights at "
+        "{hotel} EUR and meals at {meals} EUR.]",
+        amount=amount,
+    )
+
+
+def missing_file(ep: Episode) -> None:
+    """The agent opens a file that is not there, lists the files and opens the right one."""
+    wrong, right, key = ep.rng.choice(
+        (
+            ("holidays.md", "leave.md", "notice"),
+            ("vacation.md", "leave.md", "carry"),
+            ("delivery.md", "shipping.md", "express"),
+            ("stock.md", "warehouse.md", "reorder"),
+            ("refunds.md", "returns.md", "refund"),
+            ("hardware.md", "equipment.md", "desk"),
+        )
+    )
+    question, answer = {
+        "notice": (
+            "[How many weeks ahead must I ask for leave?|How early do I have to ask for leave?]",
+            "[At least {v} weeks before it starts.|Ask at least {v} weeks ahead.]",
+        ),
+        "carry": (
+            "[How many days of leave move to the next year?|What becomes of unused leave?]",
+            "[Up to {v} unused days move to the next year.|You keep up to {v} of them.]",
+        ),
+        "express": (
+            "[How fast is express delivery?|How many days does express delivery take?]",
+            "[Express delivery takes {v} days.|In {v} days.]",
+        ),
+        "reorder": (
+            "[When do we reorder a product?|At what stock is a product reordered?]",
+            "[When fewer than {v} pieces are in stock.|Below {v} pieces.]",
+        ),
+        "refund": (
+            "[How long does a refund take?|When are refunds paid?]",
+            "[Refunds are paid within {v} days.|Within {v} days.]",
+        ),
+        "desk": (
+            "[What is the allowance for a desk at home?|How much do I get towards a desk at home?]",
+            "[The allowance is {v} EUR.|You get {v} EUR for a desk at home.]",
+        ),
+    }[key]
+    ep.ask(f"Look it up in the handbook, please: {question}", "a rule of the handbook", v=ep.world.facts[key])
+    ep.call(
+        f"[It is probably in {wrong}.|I open {wrong}, which sounds right.|A file {wrong} may hold this.]",
+        "read_file",
+        path=wrong,
+    )
+    ep.call("[No such file. Which ones are there?|I list the files instead of guessing again.]", "list_files")
+    ep.call(
+        f"[{right} fits the question.|The right file must be {right}.|Of these, {right} is the one.]",
+        "read_file",
+        path=right,
+    )
+    ep.answer(FOUND, answer)
+
+
+def second_word(ep: Episode) -> None:
+    """The first search finds nothing; another word does."""
+    key, first, words = ep.rng.choice(
+        (
+            ("meals", "food", "meals"),
+            ("kilometre", "mileage", "own car"),
+            ("sick", "illness", "sick leave"),
+            ("free", "free shipping", "free of charge"),
+            ("laptop", "notebook computer", "laptops"),
+            ("forklift", "fork lift", "forklifts"),
+        )
+    )
+    question, answer = {
+        "meals": (
+            "[What does the company pay for food on trips?|How much money is there for food when travelling?]",
+            "[Up to {v} EUR a day for meals.|Meals are paid up to {v} EUR a day.]",
+        ),
+        "kilometre": (
+            "[What is the mileage rate?|What is paid for mileage?]",
+            "[Each kilometre in your own car is paid at {v} EUR.|{v} EUR a kilometre.]",
+        ),
+        "sick": (
+            "[How many days of illness need no doctor's note?|How long can an illness last without a note?]",
+            "[Up to {v} days; above that a doctor's note is needed.|{v} days need no note.]",
+        ),
+        "free": (
+            "[Where does free shipping start?|For which order value is there free shipping?]",
+            "[From {v} EUR on.|Orders of {v} EUR or more are delivered free.]",
+        ),
+        "laptop": (
+            "[How many years must a notebook computer last?|When is a notebook computer replaced?]",
+            "[It is replaced every {v} years.|Laptops are replaced every {v} years.]",
+        ),
+        "forklift": (
+            "[How often is a fork lift inspected?|How many months pass between fork lift inspections?]",
+            "[Every {v} months.|They are inspected every {v} months.]",
+        ),
+    }[key]
+    ep.ask(question, "what the handbook says about '{first}'", first=first, words=words)
+    ep.call(LOOK.replace("{words}", "{first}"), "search_files", query=first)
+    value = fact(
+        ep,
+        key,
+        "[Nothing. The handbook may say '{words}' instead.|No hit, so I try '{words}'.|Another word then: '{words}'.]",
+        words,
+    )
+    ep.answer(FOUND, answer, v=value)
+
+
+def not_there(ep: Episode) -> None:
+    """The handbook does not say it, and neither does the agent."""
+    thing, first, second = ep.rng.choice(
+        (
+            ("parking", "parking", "car park"),
+            ("pets at work", "pets", "dog"),
+            ("a dress code", "dress code", "clothing"),
+            ("company bicycles", "bicycles", "bike"),
+            ("training courses", "training", "courses"),
+            ("parental leave", "parental leave", "parents"),
+            ("company credit cards", "credit card", "card"),
+        )
+    )
+    ep.ask(
+        "[What does our handbook say about {thing}?|Is there a rule about {thing} in the handbook?|I need the rule on "
+        "{thing}.]",
+        "the rule on {thing}",
+        thing=thing,
+        words=first,
+        second=second,
+    )
+    ep.call(LOOK, "search_files", query=first)
+    ep.call("[No match. I try '{second}' before giving up.|Nothing; perhaps '{second}'.]", "search_files", query=second)
+    ep.call("[Still nothing. Which files are there at all?|No match again. I check the files' names.]", "list_files")
+    ep.answer(
+        "[None of the files fits, so the handbook does not cover it.|I found nothing and should not invent a rule.]",
+        "[The handbook has no rule on {thing}; I found nothing in any of its files.|I could not find anything about {thing} "
+        "in the handbook. Better ask the team that writes it.]",
+    )
+
+
+def return_until(ep: Episode) -> None:
+    """The last day for a return: a rule of the handbook and a date."""
+    ep.ask(
+        "[My order was delivered on {day}. Until when can I return it?|Goods came on {day}. What is the last day for a "
+        "return, and which weekday is that?|Delivered on {day}: how long can it go back?]",
+        "the last day to return what came on {day}",
+        day=a_day(ep).isoformat(),
+        words="returned",
+    )
+    days = fact(ep, "returns", LOOK, "returned")
+    ep.note(days=days)
+    last = ep.call(
+        "[{days} days from {day}.|The handbook gives {days} days; I add them to {day}.]",
+        "add_days",
+        date=ep.values["day"],
+        days=days,
+    )
+    ep.note(last=last)
+    weekday = ep.call("[That is {last}. Which weekday?|{last}; the weekday helps too.]", "weekday", date=last)
+    ep.answer(
+        "[A {weekday}. I have all I need.|{last} is a {weekday}.]",
+        "[You can return it until {weekday}, {last} ({days} days).|The last day is {weekday}, {last}.]",
+        weekday=weekday,
+    )
+
+
+def leave_notice(ep: Episode) -> None:
+    """By when leave has to be asked for: weeks in the handbook, days in the calendar."""
+    ep.ask(
+        "[My leave starts on {day}. By which date must I ask for it?|I want leave from {day} on. When is the latest day to "
+        "ask?|Leave from {day}: until when do I have to ask?]",
+        "the latest day to ask for leave from {day}",
+        day=a_day(ep).isoformat(),
+        words="ask for leave",
+    )
+    weeks = fact(ep, "notice", LOOK, "ask for leave")
+    ep.note(weeks=weeks)
+    days = ep.call(
+        "[{weeks} weeks ahead; how many days is that?|The rule says {weeks} weeks. In days:]",
+        "calculator",
+        expression=f"{weeks} * 7",
+    )
+    ep.note(days=days)
+    last = ep.call(
+        "[{days} days before {day}.|I go back {days} days from {day}.]",
+        "add_days",
+        date=ep.values["day"],
+        days=-days,
+    )
+    ep.answer(
+        "[The date is {last}.|It is {last}.]",
+        "[Ask by {last}, {weeks} weeks before {day}.|The latest day is {last} ({weeks} weeks ahead).]",
+        last=last,
+    )
+
+
+def reorder_list(ep: Episode) -> None:
+    """Which products the handbook's rule says to reorder."""
+    ep.ask(
+        "[Which products must be reordered by our own rule?|By the handbook's rule, what do we have to reorder now?|Check "
+        "the reorder rule and list the products it applies to.]",
+        "which products fall under the reorder rule",
+        words="reorder",
+    )
+    level = fact(ep, "reorder", LOOK, "reorder")
+    ep.note(level=level)
+    rows = ep.sql(
+        "[Fewer than {level} pieces. Now the stock.|The level is {level}, so I query products below it.]",
+        "SELECT name, stock FROM products WHERE stock < {} ORDER BY stock, name",
+        level,
+    )
+    if rows:
+        ep.answer(
+            "[These are below {level}.|The query lists them all.]",
+            "[Reorder, with fewer than {level} pieces left|Below {level} pieces]: {items}.",
+            items=listing([f"{row['name']} ({row['stock']})" for row in rows], ", "),
+        )
+    else:
+        ep.answer(
+            "[The result is empty: nothing is below {level}.|No product is that low.]",
+            "[Nothing has to be reordered: no product has fewer than {level} pieces.|No product is below {level} pieces.]",
+        )
+
+
+def free_delivery(ep: Episode) -> None:
+    """Whether an order is delivered free: its total from the database against the handbook's limit."""
+    order = ep.rng.choice(ep.world.orders)["id"]
+    ep.ask(
+        "[Is order {order} delivered free of charge?|Does order {order} get free delivery?|Do we charge delivery for order "
+        "{order}?]",
+        "whether order {order} is delivered free",
+        order=order,
+        words="free of charge",
+    )
+    total = ep.sql(
+        "[First the value of the order.|I compute what order {order} is worth.]",
+        "SELECT ROUND(o.quantity * p.price, 2) AS total FROM orders o JOIN products p ON p.id = o.product_id WHERE o.id = {}",
+        order,
+    )[0]["total"]
+    ep.note(total=total)
+    limit = fact(
+        ep,
+        "free",
+        "[It is worth {total} EUR. What does the handbook ask for?|{total} EUR; now the limit for free delivery.]",
+        "free of charge",
+    )
+    if total >= limit:
+        ep.answer(
+            "[{total} is at least {limit}, so it is free.|The limit of {limit} EUR is reached.]",
+            "[Order {order} is delivered free: its {total} EUR reach the limit of {limit} EUR.|No charge: {total} EUR is not "
+            "below {limit} EUR.]",
+            limit=limit,
+        )
+    else:
+        ep.answer(
+            "[{total} is below {limit}, so it is not free.|The limit of {limit} EUR is not reached.]",
+            "[Order {order} is not delivered free: {total} EUR is below the limit of {limit} EUR.|Delivery is charged, since "
+            "{total} EUR does not reach {limit} EUR.]",
+            limit=limit,
+        )
