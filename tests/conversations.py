@@ -85,7 +85,14 @@ KINDS: dict[str, Conversation] = {
         answer("Rome.", "30 is more than 21."),
     ),
     "tools, two user turns": _with_tools(
-        user("Bonn?"), call("Bonn"), result("21"), answer("21."), user("Rome?"), call("Rome"), result("30"), answer("30.")
+        user("Bonn?"),
+        call("Bonn"),
+        result("21"),
+        answer("21."),
+        user("Rome?"),
+        call("Rome"),
+        result("30"),
+        answer("30."),
     ),
     "ends on a tool message": _with_tools(user("Weather in Bonn?"), call("Bonn"), result('{"t": 21}')),
     "ends on a user message": _plain(user("Hi"), answer("Hello!"), user("Never mind.")),

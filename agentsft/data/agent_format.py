@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from agentsft.data.fields import malformed
+from agentsft.errors import UserError, nearest
 from agentsft.types import Conversation, Message, ToolCall
 
 
@@ -114,12 +115,12 @@ _SLOT = re.compile(r"\{(tools|names|tool|function|content|call|name|arguments)\}
 
 def describe(agent_format: str) -> str:
     """The format as a JSON document, saved beside a model so that a server can write and parse the same text."""
-    words = asdict(_WORDS[agent_format])
+    words = asdict(_words(agent_format))
     notes = (
         "Names in braces stand for values: {tools} is one `tool` a line, {names} the tools' names with commas, {tool} "
         "a tool's JSON in OpenAI's form, {function} the JSON of its function alone, {call} the JSON of name and "
         "arguments. `system` follows the system message's own text after an empty line. A turn is its text, if any, "
-        "and its calls, one a line block; the results of a turn's calls, in the calls' order, are one user message."
+        "with its calls on the lines below it; the results of a turn, in the order of its calls, are one user message."
     )
     return json.dumps({"agent_format": agent_format, **words, "notes": notes}, ensure_ascii=False, indent=2) + "\n"
 
@@ -132,16 +133,24 @@ def fold(conversation: Conversation, agent_format: str) -> Conversation:
     stay. In react, reasoning becomes the Thought where the message has no text of its own.
 
     Raises RowError malformed where the result could not be parsed back: a text that already holds a call in this
-    format beside real calls, a tool's name with a line break, arguments that JSON cannot express.
+    format beside real calls, a tool's name with a line break, arguments that JSON cannot express. Raises UserError
+    where `agent_format` is none of `AGENT_FORMATS`.
     """
     messages = conversation.messages
     if not conversation.tools and not any(message.tool_calls or message.role == "tool" for message in messages):
         return conversation
-    words = _WORDS[agent_format]
+    words = _words(agent_format)
     folded = list(_fold_messages(messages, words))
     if conversation.tools:
         folded = _with_tools(folded, conversation.tools, words)
     return replace(conversation, messages=tuple(folded), tools=())
+
+
+def _words(agent_format: str) -> Words:
+    if agent_format not in _WORDS:
+        known = ", ".join(AGENT_FORMATS)
+        raise UserError(f"agent_format is one of {known}; not {agent_format!r}.{nearest(agent_format, AGENT_FORMATS)}")
+    return _WORDS[agent_format]
 
 
 def _fold_messages(messages: Sequence[Message], words: Words) -> Iterator[Message]:
@@ -163,19 +172,21 @@ def _fold_messages(messages: Sequence[Message], words: Words) -> Iterator[Messag
 
 def _fold_assistant(message: Message, words: Words, after_result: bool, index: int) -> Message:
     content, reasoning = message.content, message.reasoning
-    if message.tool_calls:
-        if any(line.startswith(words.call.partition("{")[0].rstrip()) for line in content.splitlines()):
-            raise malformed("The text holds a call in this agent format beside the real calls; remove it.", index)
-        form = words.text
-    else:
-        form = words.reply_after_result if after_result else words.reply
+    form = words.text if message.tool_calls else words.reply_after_result if after_result else words.reply
     if not content and reasoning is not None and words.text != "{content}":
         content, reasoning, form = reasoning, None, words.text
+    if message.tool_calls and _holds_a_call(content, words):
+        raise malformed("The text holds a call in this agent format beside the real calls; remove it.", index)
     if content and not content.startswith(words.openers):
         content = _fill(form, content=content)
     calls = [_call(call, words, index) for call in message.tool_calls]
     content = "\n".join([content, *calls] if content else calls)
     return replace(message, content=content, reasoning=reasoning, tool_calls=())
+
+
+def _holds_a_call(text: str, words: Words) -> bool:
+    start = words.call.partition("{")[0].rstrip()
+    return any(line.startswith(start) for line in text.splitlines())
 
 
 def _call(call: ToolCall, words: Words, index: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 
-class UnfaithfulJSON(ValueError):
+class UnfaithfulError(ValueError):
     """JSON that parses, but not to one value that can be written back: duplicate keys, NaN, lone surrogates."""
 
 
@@ -16,18 +16,18 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise UnfaithfulJSON(f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in one object")
+        raise UnfaithfulError(f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in one object")
     return value
 
 
 def _constant(name: str) -> NoReturn:
-    raise UnfaithfulJSON(f"{name} is no JSON number")
+    raise UnfaithfulError(f"{name} is no JSON number")
 
 
 def _float(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        raise UnfaithfulJSON(f"the number {text[:40]} is too large")
+        raise UnfaithfulError(f"the number {text[:40]} is too large")
     return value
 
 
@@ -52,15 +52,15 @@ def skip_space(text: str, position: int) -> int:
     return _SPACE.match(text, position).end()  # type: ignore[union-attr]  # matches the empty string too
 
 
-def list_elements(text: str, start: int) -> Iterator[tuple[Any, ValueError | None]]:
+def list_elements(text: str, start: int, alone: bool = True) -> Iterator[tuple[Any, ValueError | None]]:
     """The elements of the JSON list that opens at `start`: (value, None), or (None, fault) for an unfaithful one.
 
-    Raises json.JSONDecodeError where the list itself is broken, since what follows cannot be told apart.
+    Raises json.JSONDecodeError where the list itself is broken, since what follows cannot be told apart, and where
+    anything follows a list that should stand `alone`.
     """
     position = skip_space(text, start + 1)
-    if text.startswith("]", position):
-        return
-    while True:
+    empty = text.startswith("]", position)
+    while not empty:
         value, fault = None, None
         try:
             value, end = STRICT.raw_decode(text, position)
@@ -73,10 +73,13 @@ def list_elements(text: str, start: int) -> Iterator[tuple[Any, ValueError | Non
         yield value, fault
         position = skip_space(text, end)
         if text.startswith("]", position):
-            return
+            break
         if not text.startswith(",", position):
             raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
         position = skip_space(text, position + 1)
+    position = skip_space(text, position + 1)
+    if alone and position < len(text):
+        raise json.JSONDecodeError("Something follows the list", text, position)
 
 
 def object_members(text: str, start: int) -> Iterator[tuple[str, int, int]]:
@@ -101,9 +104,9 @@ def object_members(text: str, start: int) -> Iterator[tuple[str, int, int]]:
 
 
 def _check_surrogates(text: str, value: Any) -> None:
-    """Raise UnfaithfulJSON where an escape such as \\ud800 has no partner: such text has no UTF-8 form."""
+    """Raise UnfaithfulError where an escape such as \\ud800 has no partner: such text has no UTF-8 form."""
     if "\\u" in text and _SURROGATE.search(text):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise UnfaithfulJSON("an escape \\ud800 to \\udfff stands without its partner") from None
+            raise UnfaithfulError("an escape \\ud800 to \\udfff stands without its partner") from None

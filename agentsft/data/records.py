@@ -54,6 +54,7 @@ def _json(path: str) -> Iterator[Record]:
     broken_bytes = not text.isascii() and _has_surrogates(text)
     try:
         start = skip_space(text, 0)
+        alone = text.startswith("[", start)
         if text.startswith("{", start):
             value, end = LENIENT.raw_decode(text, start)
             if skip_space(text, end) < len(text):
@@ -63,10 +64,9 @@ def _json(path: str) -> Iterator[Record]:
                 yield f"{path}#0", _checked(*_strict(text), broken_bytes)
                 return
             start = _only_list(text, start, path)
-        elif not text.startswith("[", start):
+        elif not alone:
             raise UserError(f"{path}: holds no list of rows; the top level is a list, or an object with one list.")
-        row = 0
-        for row, (value, fault) in enumerate(list_elements(text, start)):
+        for row, (value, fault) in enumerate(list_elements(text, start, alone)):
             yield f"{path}#{row}", _checked(value, fault, broken_bytes)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON: {_one_line(error)}. Mend it, or use JSONL.") from None

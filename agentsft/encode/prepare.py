@@ -89,15 +89,15 @@ class Preparer:
         return out
 
     def _path_ids(self, turn: Turn) -> np.ndarray:
-        response = self.encoder.encode_responses([turn.response + turn.suffix])[0].ids
+        response = self.encoder.encode_responses([turn])[0].ids
         return np.concatenate([self.encoder.encode_prompt(turn.prompt), response])
 
     def _prepare_batch(self, rows: list[Row]) -> Iterator[Example]:
         drafts = [self._draft(row) for row in rows]
         good = [draft for draft in drafts if isinstance(draft, _Draft)]
         self.encoder.learn(chunk for draft in good for chunks in draft.chunks for chunk in chunks)
-        responses = [turn.response + turn.suffix for draft in good for turn in draft.turns]
-        encoded = iter(self.encoder.encode_responses(responses))
+        turns = [turn for draft in good for turn in draft.turns]
+        encoded = iter(self.encoder.encode_responses(turns))
         for draft in drafts:
             if isinstance(draft, Example):
                 yield draft
@@ -138,11 +138,10 @@ class Preparer:
         turns: list[Turn] = []
         lost: Refusal | None = None
         lost_tokens = straddling = 0
-        try:
-            self.encoder.check_decoding(draft.turns, encoded)
-        except RowError as error:
-            return _refused(row, error)
         for turn, chunks, response in zip(draft.turns, draft.chunks, encoded, strict=True):
+            if response.altered:
+                detail = "the tokenizer does not give this response back when its ids are decoded; clean its characters."
+                return _refused(row, RowError("content_altered", detail, turn.message))
             weight, label, straddled = token_weights(response, len(turn.response), turn.spans, turn.suffix_weight)
             prompt = self.encoder.ids_of(chunks)
             length = len(prompt) + len(response.ids)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from agentsft.errors import RowError, UserError
+from agentsft.encode.bytelevel import TokenBytes
+from agentsft.errors import UserError
 from agentsft.render.probe import token_pattern
 from agentsft.types import Turn
 
@@ -18,11 +20,15 @@ _TRIAL = "Hi there,  \n\n 1.5 {\"a\": [1, 2]}\n\tÄ 你好 🙂 <x>\n"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """Ids int32[k] of a text, and the characters [start, end) of each, together covering the text without a gap."""
+    """Ids int32[k] of a text, and the characters [start, end) of each, together covering the text without a gap.
+
+    `altered`: the ids do not decode to the text.
+    """
 
     ids: np.ndarray
     start: np.ndarray
     end: np.ndarray
+    altered: bool = False
 
 
 class ChunkEncoder:
@@ -51,6 +57,7 @@ class ChunkEncoder:
         self._longest = max((len(token.content) for token in added), default=0)
         self._ids: dict[str, np.ndarray] = {}
         self._characters = 0
+        self._bytes = TokenBytes.of(self._backend)
         self._sentinel = next((t for t in (tokenizer.eos_token, *self._borders) if t in self._borders), None)
         self.chunked = self._obeys()
 
@@ -95,31 +102,43 @@ class ChunkEncoder:
         """int32[n]: the ids of a prompt."""
         return self.ids_of(self.chunks(text))
 
-    def encode_responses(self, texts: Sequence[str]) -> list[Encoded]:
-        """The ids and offsets of responses, each encoded from where its sampling starts."""
-        lead = self._lead
-        batch = self._backend.encode_batch([lead + text for text in texts], add_special_tokens=False)
-        return [_encoded(encoding, len(lead), 1 if lead else 0) for encoding in batch]
+    def encode_responses(self, turns: Sequence[Turn]) -> list[Encoded]:
+        """Each turn's response and stop token, encoded from where sampling starts, with offsets into both.
 
-    def path_offsets(self, prompt: str, response: str) -> tuple[np.ndarray, np.ndarray]:
-        """Characters [start, end) in `prompt + response` of each token of that path, for people to look at."""
-        before = _encoded(self._backend.encode(prompt, add_special_tokens=False), 0, 0)
-        after = self.encode_responses([response])[0]
-        start, end = after.start + len(prompt), after.end + len(prompt)
-        return np.concatenate([before.start, start]), np.concatenate([before.end, end])
-
-    def check_decoding(self, turns: Sequence[Turn], encoded: Sequence[Encoded]) -> None:
-        """Raise RowError("content_altered") unless each response's ids decode to the response and its stop token."""
-        decoded = self._backend.decode_batch([one.ids.tolist() for one in encoded], skip_special_tokens=False)
-        for turn, text in zip(turns, decoded, strict=True):
-            wanted = turn.response + turn.suffix
-            if text == wanted or text == self._normalized(wanted):
+        `altered` is set where the ids do not decode to just that text.
+        """
+        texts = [turn.response + turn.suffix for turn in turns]
+        if self._bytes is None:
+            return self._encode_by_offsets(texts)
+        skip = 1 if self._lead else 0
+        out: list[Encoded] = []
+        for text, encoding in zip(texts, self._encode_batch_fast([self._lead + text for text in texts]), strict=True):
+            numbers = encoding.ids[skip:]
+            data = text.encode()
+            if self._bytes.join(numbers) != data:
+                out += self._encode_by_offsets([text])
                 continue
-            raise RowError(
-                "content_altered",
-                "the tokenizer does not give this response back when its ids are decoded; clean its characters.",
-                turn.message,
-            )
+            ids = np.array(numbers, dtype=np.int32)
+            out.append(Encoded(ids, *self._bytes.offsets(ids, text, data)))
+        return out
+
+    def _encode_by_offsets(self, texts: list[str]) -> list[Encoded]:
+        """The general way, for tokenizers that are not byte-level and texts that their normalizer changes."""
+        lead, skip = self._lead, 1 if self._lead else 0
+        batch = self._backend.encode_batch([lead + text for text in texts], add_special_tokens=False)
+        encoded = [_with_offsets(encoding, len(lead), skip) for encoding in batch]
+        decoded = self._backend.decode_batch([one.ids.tolist() for one in encoded], skip_special_tokens=False)
+        return [
+            replace(one, altered=back not in (text, self._normalized(text)))
+            for one, back, text in zip(encoded, decoded, texts, strict=True)
+        ]
+
+    def path_offsets(self, turn: Turn) -> tuple[np.ndarray, np.ndarray]:
+        """Characters [start, end) of each token of the path that ends with `turn`, for people to look at."""
+        before = _with_offsets(self._backend.encode(turn.prompt, add_special_tokens=False), 0, 0)
+        after = self.encode_responses([turn])[0]
+        first = len(turn.prompt)
+        return np.concatenate([before.start, after.start + first]), np.concatenate([before.end, after.end + first])
 
     def _normalized(self, text: str) -> str:
         normalizer = self._backend.normalizer
@@ -164,12 +183,15 @@ def _has_normalizer(backend: Any) -> bool:
     return not (state.get("type") == "Sequence" and not state.get("normalizers"))
 
 
-def _encoded(encoding: Any, lead_characters: int, lead_tokens: int) -> Encoded:
+def _with_offsets(encoding: Any, lead_characters: int, lead_tokens: int) -> Encoded:
+    """Ids and offsets behind a lead.
+
+    Some tokenizers trim white space from offsets; a token owns all characters since the one before it.
+    """
     ids = np.array(encoding.ids[lead_tokens:], dtype=np.int32)
-    offsets = np.array(encoding.offsets[lead_tokens:], dtype=np.int32).reshape(-1, 2) - lead_characters
-    start, end = offsets[:, 0], offsets[:, 1]
+    flat = np.fromiter(chain.from_iterable(encoding.offsets[lead_tokens:]), np.int32, 2 * len(ids))
+    start, end = flat[0::2] - lead_characters, flat[1::2] - lead_characters
     if len(ids):
-        # Some tokenizers trim white space from offsets; a token owns all characters since the one before it.
         start[1:] = np.minimum(start[1:], np.maximum.accumulate(end)[:-1])
         start[0] = 0
     return Encoded(ids, start, end)

@@ -46,7 +46,7 @@ def path_views(preparer: Preparer, example: Example) -> list[PathView]:
     paths = zip(preparer.sequences(example), preparer.leaves(example), leaf_paths(example.tree), strict=True)
     for sequence, leaf, path in paths:
         text = leaf.prompt + leaf.response + leaf.suffix
-        starts, ends = preparer.encoder.path_offsets(leaf.prompt, leaf.response + leaf.suffix)
+        starts, ends = preparer.encoder.path_offsets(leaf)
         borders = np.cumsum([0] + [len(segment.text) for segment in sequence.segments])
         owners = np.clip(np.searchsorted(borders, starts, side="right") - 1, 0, len(sequence.segments) - 1)
         shown = np.concatenate([[0], np.maximum.accumulate(ends)])[:-1]

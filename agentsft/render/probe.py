@@ -140,8 +140,9 @@ class _Probe:
             stops.append(common[-1])
         elif final and not set(final) & set(stops):
             stops.append(final[-1])
-        if call and not set(call) & set(stops):
-            stops.append(call[-1])
+        ends = [token for token in call if self.added[token]]  # tags such as </tool_call> are part of the call
+        if ends and not set(ends) & set(stops):
+            stops.append(ends[-1])
         return list(dict.fromkeys(stops))
 
     def _closers(self, history: list[str]) -> list[str]:

@@ -90,12 +90,11 @@ class Renderer:
     @staticmethod
     def _prefix_detail(prompt: str, full: str, message: Message) -> str:
         at = next((k for k, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full)))
-        remedy = (
-            "this message has no reasoning, and the template offers no prompt without thinking: "
-            "add reasoning or use another --chat-template"
-            if not message.reasoning and "think" in prompt[at:]
-            else "the template renders the message otherwise than it prompts for it: use another --chat-template"
-        )
+        remedy = "the template renders the message otherwise than it prompts for it: use another --chat-template"
+        if "think" in prompt[at:] and message.reasoning:
+            remedy = """if the template has a thinking mode, ask for it: --template-kwargs '{"enable_thinking": true}'"""
+        elif "think" in prompt[at:]:
+            remedy = "this message has no reasoning, and the template has no prompt without: add reasoning to the row"
         return f"the prompt ends {_show(prompt[at:])} where the message reads {_show(full[at:])}; {remedy}."
 
     def _cut(

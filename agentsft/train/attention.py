@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,39 +54,41 @@ class Attention:
         if len(batch.spans) <= 1 and all(chain for *_, chain in batch.spans):
             return {"attention_mask": None}
         if self.mode == "sdpa":
-            return {"attention_mask": None, "tree_spans": _spans(batch)}
+            return {"attention_mask": None, "tree_spans": _spans(batch.subtree_end, batch.spans)}
         mask = dense_mask(batch.subtree_end)
         if self.mode == "eager":
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
         return {"attention_mask": mask}
 
 
-def _spans(batch: MicroBatch) -> tuple[tuple[int, torch.Tensor | None], ...]:
+def _spans(
+    subtree_end: torch.Tensor, spans: tuple[tuple[int, int, bool], ...]
+) -> tuple[tuple[int, torch.Tensor | None], ...]:
     """Length of each tree and, where it branches, its mask. Made once a micro-batch, used by every layer."""
-    ends = batch.subtree_end
-    assert ends is not None
-    return tuple((e - s, None if chain else dense_mask(ends[s:e] - s)) for s, e, chain in batch.spans)
+    return tuple((e - s, None if chain else dense_mask(subtree_end[s:e] - s)) for s, e, chain in spans)
 
 
 class _BlockMasks:
     """Block masks from ONE buffer: a mask function that closed over a new tensor each time would recompile."""
 
     def __init__(self, device: torch.device) -> None:
-        self.buffer = torch.zeros(0, dtype=torch.int32, device=device)
-        self.mask_mod: Callable | None = None
         self.create = torch.compile(create_block_mask)
+        self._reserve(0, device)
 
     def __call__(self, subtree_end: torch.Tensor) -> BlockMask:
         n = len(subtree_end)
         if n > len(self.buffer):
-            self.buffer = buffer = torch.zeros(n, dtype=torch.int32, device=self.buffer.device)
-
-            def mask_mod(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-                return visible(q, k, buffer)
-
-            self.mask_mod = mask_mod
+            self._reserve(n, subtree_end.device)
         self.buffer[:n].copy_(subtree_end)
-        return self.create(self.mask_mod, None, None, n, n, device=self.buffer.device)
+        return self.create(self.mask_mod, None, None, n, n, device=subtree_end.device)
+
+    def _reserve(self, n: int, device: torch.device) -> None:
+        self.buffer = buffer = torch.zeros(n, dtype=torch.int32, device=device)
+
+        def mask_mod(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            return visible(q, k, buffer)
+
+        self.mask_mod = mask_mod
 
 
 def tree_attention(

@@ -14,21 +14,21 @@ CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
 """Logits of one chunk, by device: large enough that matrix products run at full speed."""
 
 
-class Head(nn.Module):
+class Head:
     """A causal language model's way from hidden states to logits: output embeddings, then scaling, then capping.
 
-    Scaling and capping are Cohere's logit_scale, Granite's logits_scaling and Gemma's final_logit_softcapping.
+    Scaling and capping are Cohere's logit_scale, Granite's logits_scaling and Gemma's final_logit_softcapping. No
+    module of its own, since its parameters are the model's.
     """
 
     def __init__(self, model: Any) -> None:
-        super().__init__()
         config = model.config.get_text_config()
         self.embeddings = model.get_output_embeddings()
         self.scale = getattr(config, "logit_scale", None) or 1.0
         self.scale /= getattr(config, "logits_scaling", None) or 1.0
         self.cap = getattr(config, "final_logit_softcapping", None)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = self.embeddings(hidden)
         if self.scale != 1.0:
             logits = logits * self.scale
@@ -37,16 +37,14 @@ class Head(nn.Module):
         return logits
 
 
-def chunked_loss(
-    head: nn.Module, hidden: torch.Tensor, batch: MicroBatch, chunk: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def chunked_loss(head: Head, hidden: torch.Tensor, batch: MicroBatch, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum of weight * nll over the batch's targets, and the detached sum of nll by label, float32[len(LABELS)].
 
     `hidden` [u, d] are the hidden states at `batch.rows`; `head` gives logits [rows, vocab]. With gradients enabled,
     loss and gradients (of `hidden` and of the head's parameters) are computed together, `chunk` rows at a time, so
     that logits are neither kept nor computed twice. The log-softmax is float32.
     """
-    parameters = [p for p in head.parameters() if p.requires_grad]
+    parameters = [p for p in head.embeddings.parameters() if p.requires_grad]
     if torch.is_grad_enabled() and (hidden.requires_grad or parameters):
         return _ChunkedLoss.apply(head, batch, chunk, parameters, hidden, *parameters)
     loss, by_label = _zeros(hidden)
@@ -59,7 +57,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        head: nn.Module,
+        head: Head,
         batch: MicroBatch,
         chunk: int,
         parameters: list[nn.Parameter],
@@ -82,7 +80,8 @@ class _ChunkedLoss(torch.autograd.Function):
                     grad = grad.div_(boost) if boost != 1.0 else grad
                     kept = d_parameters[i]
                     d_parameters[i] = grad if kept is None else kept.add_(grad)
-        ctx.gradients = [d_hidden, *(torch.zeros_like(p) if g is None else g for p, g in zip(parameters, d_parameters))]
+        given = zip(parameters, d_parameters, strict=True)
+        ctx.gradients = [d_hidden, *(torch.zeros_like(p) if grad is None else grad for p, grad in given)]
         ctx.mark_non_differentiable(by_label)
         return loss, by_label
 

@@ -141,7 +141,8 @@ def _from_plugin(plugin: EntryPoint) -> Strategy:
     try:
         table = plugin.load()
     except Exception as error:
-        raise UserError(f"{where} cannot be loaded ({type(error).__name__}: {error}); mend or uninstall it.") from error
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{where} cannot be loaded ({cause}); mend or uninstall it.") from error
     if isinstance(table, (str, os.PathLike)):
         where = f"{where}, {os.fspath(table)}"
         table = read_table(Path(table))

@@ -96,11 +96,13 @@ class Strategy:
         for phrase, weight in self.queries:
             if query and phrase in query:
                 return [(len(response), weight)]
-        if not self.regexes:
-            return self._keyword_pieces(response)
-        if not self.keywords:
-            return self._regex_pieces(response)
-        return multiply(self._keyword_pieces(response), self._regex_pieces(response))
+        pieces: Pieces = [(len(response), 1.0)]
+        if self.keywords:
+            pieces = self._keyword_pieces(response)
+        if self.regexes:
+            expressions = self._regex_pieces(response)
+            pieces = multiply(pieces, expressions) if self.keywords else expressions
+        return pieces
 
     @cached_property
     def _keyword_weights(self) -> dict[str, tuple[float, float]]:

@@ -45,11 +45,13 @@ def read_table(path: Path) -> Any:
 
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; --loss-scale takes a strategy's name or the path of a table.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not valid JSON ({error}).") from None
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); a table of weights is a UTF-8 JSON file.") from None
 
 
@@ -99,15 +101,13 @@ def _own_form(table: dict[str, Any], where: str) -> dict[str, Any]:
             raise UserError(f"{where}: response and query each take an object of patterns and weights.")
         phrases = [{"text": [text], "weight": weight} for text, weight in query.items()]
         return {**_from_flat(response, where), "query_contains": phrases}
-    if table and all(_is_flat_entry(value) for value in table.values()):
+    if (
+        table
+        and not set(table) & set(FIELDS)
+        and all(isinstance(value, (list, int, float)) for value in table.values())
+    ):
         return _from_flat(table, where)
     return table
-
-
-def _is_flat_entry(value: Any) -> bool:
-    if isinstance(value, list):
-        return not any(isinstance(item, dict) for item in value)
-    return isinstance(value, (int, float))
 
 
 def _from_flat(table: dict[str, Any], where: str) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _regex(pattern: str, weight: Any, at_start: bool, guard: bool, where: str) -
             import regex  # type: ignore[import-untyped]
 
             compiled = regex.compile(pattern, regex.DOTALL | regex.VERSION0)
-    except (ValueError, RecursionError, OverflowError, re.error) as error:
+    except Exception as error:  # of re, of regex, or too deep or too large: whatever it is, the pattern is at fault
         raise UserError(f"{where}: {pattern!r} is not a regular expression that Python knows ({error}).") from None
     literals = _TWO_LITERALS.fullmatch(pattern)
     ends = (literals[1], literals[3], int(literals[2] == "+")) if literals else None

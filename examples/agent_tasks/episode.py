@@ -15,6 +15,7 @@ from agent_tasks.tools import Toolbox
 from agent_tasks.world import World
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
+_SHORT_CENTS = re.compile(r"\b\d+\.\d(?= (?:EUR|USD|GBP|CHF|CNY|SEK|PLN|CAD)\b)")
 
 
 def spin(rng: random.Random, text: str) -> str:
@@ -60,6 +61,7 @@ class Episode:
     """One conversation under construction; tasks write it from top to bottom, in the order in which it happens.
 
     Texts hold [a|b|c] alternatives and {name} fields; fields are filled from `values`, which `ask` and `note` set.
+    Amounts of money are written with two decimals.
     """
 
     def __init__(self, rng: random.Random, world: World) -> None:
@@ -106,7 +108,7 @@ class Episode:
         return list(dict.fromkeys(call.name for step in steps for call in step.calls))
 
     def _say(self, text: str) -> str:
-        return spin(self.rng, text).format(**self.values)
+        return _SHORT_CENTS.sub(r"\g<0>0", spin(self.rng, text).format(**self.values))
 
 
 def _literal(value: Any) -> str:

@@ -6,7 +6,7 @@ import json
 import random
 from typing import Any
 
-from agent_tasks.episode import Call, Episode, Exchange, Step, spin
+from agent_tasks.episode import Call, Episode, Exchange, Step, listing, spin
 from agent_tasks.tools import BLIND_SQL, TOOLS
 
 Row = dict[str, Any]
@@ -57,8 +57,11 @@ def react_system(ep: Episode, names: list[str]) -> str:
         inputs = ", ".join(f'"{name}": {value["type"]}' for name, value in properties.items())
         lines.append(f"{function['name']} {{{inputs}}}: {function['description']}")
     return (
-        "Answer the question with these tools:\n" + "\n".join(lines) + "\n\nWrite a Thought, an Action (a tool's name) and "
-        "its Action Input in JSON, and wait for the Observation. When you know enough, write a Thought and the Final Answer."
+        "Answer the question with these tools:\n"
+        + "\n".join(lines)
+        + "\n\nWrite a Thought, an Action (a tool's name) and "
+        "its Action Input in JSON, and wait for the Observation. When you know enough, write a Thought and the Final "
+        "Answer."
     )
 
 
@@ -89,7 +92,9 @@ def react(ep: Episode, extra: int = 1) -> Row:
 def react_alpaca(ep: Episode) -> Row:
     """The whole trajectory, observations included, in one output."""
     (exchange,) = ep.exchanges
-    steps = "".join(f"{react_step(s.thought, s.calls[0])}\nObservation: {s.calls[0].observation}\n" for s in exchange.steps)
+    steps = "".join(
+        f"{react_step(s.thought, s.calls[0])}\nObservation: {s.calls[0].observation}\n" for s in exchange.steps
+    )
     output = steps + react_final(ep.rng, exchange)
     return {"instruction": react_system(ep, offered(ep)), "input": f"Question: {exchange.question}", "output": output}
 
@@ -106,7 +111,11 @@ def tool_messages(ep: Episode, step: Step, message: Row, as_text: bool) -> list[
     """`message` with the calls of a step, and the tools' answers."""
     ids = [call_id(ep.rng) for _ in step.calls]
     calls = [
-        {"id": i, "type": "function", "function": {"name": c.name, "arguments": dumps(c.arguments) if as_text else c.arguments}}
+        {
+            "id": i,
+            "type": "function",
+            "function": {"name": c.name, "arguments": dumps(c.arguments) if as_text else c.arguments},
+        }
         for i, c in zip(ids, step.calls, strict=True)
     ]
     answers = [
@@ -121,8 +130,8 @@ def openai(ep: Episode, aside: float = 0.0, system: bool = True, extra: int = 1)
     messages: list[Row] = []
     if system:
         text = (
-            "[You are the assistant of {shop}.|You help the staff of {shop}.|You work for {shop}.] [Use the tools; do not "
-            "guess.|Answer from what the tools return.|Call tools where they help and keep answers short.]"
+            "[You are the assistant of {shop}.|You help the staff of {shop}.|You work for {shop}.] [Use the tools; "
+            "do not guess.|Answer from what the tools return.|Call tools where they help and keep answers short.]"
         )
         messages.append({"role": "system", "content": spin(ep.rng, text).format(shop=ep.world.shop)})
     for exchange in ep.exchanges:
@@ -140,14 +149,38 @@ def openai(ep: Episode, aside: float = 0.0, system: bool = True, extra: int = 1)
 
 def opening(rng: random.Random, goal: str) -> str:
     """How a train of thought starts: with what is wanted."""
-    wanted = f"wants {goal}" if goal.startswith("to ") else f"[wants to know|asks for|needs] {goal}"
-    return spin(rng, f"[Okay, the|So the|Right, the|The] user {wanted.replace('asks for w', 'asks w')}. ")
+    wanted = "wants to know|asks" if goal.startswith(("wh", "how ")) else "wants to know|asks for|needs"
+    verb = "wants" if goal.startswith("to ") else f"[{wanted}]"
+    return spin(rng, f"[Okay, the|So the|Right, the|The] user {verb} ") + f"{goal}. "
+
+
+def plan(rng: random.Random, steps: list[Step]) -> str:
+    """Which tools the agent means to use, or only the next one where that is not known beforehand."""
+    names = list(dict.fromkeys(step.calls[0].name for step in steps))
+    if len(names) > 1 and not any(step.failed for step in steps):
+        return spin(rng, "[The plan|My plan|In order]: ") + f"{listing(names, ', then ')}."
+    return spin(rng, f"[I call|I use|So I call|The tool is] {names[0]}.")
 
 
 def thoughts(ep: Episode, exchange: Exchange) -> list[str]:
-    """What the agent thinks before each of its messages in an exchange; the first one takes up the question."""
+    """What the agent thinks before each of its messages in an exchange.
+
+    It takes up the question and makes a plan, repeats what went wrong, and ends on whether it can answer.
+    """
     texts = [step.thought for step in exchange.steps] + [exchange.thought]
-    return [opening(ep.rng, exchange.goal) + texts[0], *texts[1:]]
+    texts[0] = f"{opening(ep.rng, exchange.goal)}{texts[0]}"
+    if not exchange.steps:
+        return texts
+    texts[0] += f" {plan(ep.rng, exchange.steps)}"
+    for number, step in enumerate(exchange.steps):
+        if step.failed:
+            why = step.calls[0].observation.removeprefix("Error: ")
+            texts[number + 1] = (
+                spin(ep.rng, "[It failed|That did not work|The tool refuses]") + f": {why}. {texts[number + 1]}"
+            )
+    if "answer" not in texts[-1]:
+        texts[-1] += spin(ep.rng, "[ That answers the question.| I can answer now.| Nothing else is open.|]")
+    return texts
 
 
 def reasoning(ep: Episode) -> Row:
@@ -189,7 +222,9 @@ def sharegpt(ep: Episode, system: bool) -> Row:
     """human, function_call, observation and gpt, with the tools as JSON text."""
     turns = []
     if system:
-        turns.append({"from": "system", "value": f"You are the assistant of {ep.world.shop}. Use the tools; do not guess."})
+        turns.append(
+            {"from": "system", "value": f"You are the assistant of {ep.world.shop}. Use the tools; do not guess."}
+        )
     for exchange in ep.exchanges:
         turns.append({"from": "human", "value": exchange.question})
         for step in exchange.steps:

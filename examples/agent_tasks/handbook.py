@@ -114,7 +114,8 @@ def allowance(ep: Episode) -> None:
     """What a trip's meals or kilometres bring."""
     if ep.rng.random() < 0.5:
         ep.ask(
-            "[How much can I claim for meals on a trip of {n} days?|My trip lasts {n} days. What is the most I get for meals?]",
+            "[How much can I claim for meals on a trip of {n} days?|My trip lasts {n} days. What is the most I get "
+            "for meals?]",
             "the most that is paid for meals in {n} days",
             n=ep.rng.randint(2, 19),
             words="meals",
@@ -137,8 +138,8 @@ def allowance(ep: Episode) -> None:
     )
     ep.answer(
         "[That makes {total} EUR.|The result is {total} EUR.]",
-        "[You can claim {total} EUR ({n} {times} at {rate} EUR).|Up to {total} EUR.|{n} {times} at {rate} EUR make {total} "
-        "EUR.]",
+        "[You can claim {total} EUR ({n} {times} at {rate} EUR).|Up to {total} EUR.|{n} {times} at {rate} EUR make "
+        "{total} EUR.]",
         total=total,
     )
 
@@ -147,9 +148,9 @@ def trip_budget(ep: Episode) -> None:
     """Meals and nights of a trip, in another currency: five steps."""
     start = a_day(ep)
     ep.ask(
-        "[I travel from {start} to {end}. What do hotel nights and meals cost at most, in {code}? Count a day of meals for "
-        "each night.|What is the largest budget in {code} for hotel and meals from {start} to {end}, with one day of meals "
-        "a night?]",
+        "[I travel from {start} to {end}. What do hotel nights and meals cost at most, in {code}? Count a day of "
+        "meals for each night.|What is the largest budget in {code} for hotel and meals from {start} to {end}, with "
+        "one day of meals a night?]",
         "the largest budget in {code} for the trip from {start} to {end}",
         start=start.isoformat(),
         end=(start + timedelta(days=ep.rng.randint(2, 9))).isoformat(),
@@ -187,139 +188,6 @@ def trip_budget(ep: Episode) -> None:
     )
 
 
-def missing_file(ep: Episode) -> None:
-    """The agent opens a file that is not there, lists the files and opens the right one."""
-    wrong, right, key = ep.rng.choice(
-        (
-            ("holidays.md", "leave.md", "notice"),
-            ("vacation.md", "leave.md", "carry"),
-            ("delivery.md", "shipping.md", "express"),
-            ("stock.md", "warehouse.md", "reorder"),
-            ("refunds.md", "returns.md", "refund"),
-            ("hardware.md", "equipment.md", "desk"),
-        )
-    )
-    question, answer = {
-        "notice": (
-            "[How many weeks ahead must I ask for leave?|How early do I have to ask for leave?]",
-            "[At least {v} weeks before it starts.|Ask at least {v} weeks ahead.]",
-        ),
-        "carry": (
-            "[How many days of leave move to the next year?|What becomes of unused leave?]",
-            "[Up to {v} unused days move to the next year.|You keep up to {v} of them.]",
-        ),
-        "express": (
-            "[How fast is express delivery?|How many days does express delivery take?]",
-            "[Express delivery takes {v} days.|In {v} days.]",
-        ),
-        "reorder": (
-            "[When do we reorder a product?|At what stock is a product reordered?]",
-            "[When fewer than {v} pieces are in stock.|Below {v} pieces.]",
-        ),
-        "refund": (
-            "[How long does a refund take?|When are refunds paid?]",
-            "[Refunds are paid within {v} days.|Within {v} days.]",
-        ),
-        "desk": (
-            "[What is the allowance for a desk at home?|How much do I get towards a desk at home?]",
-            "[The allowance is {v} EUR.|You get {v} EUR for a desk at home.]",
-        ),
-    }[key]
-    ep.ask(f"Look it up in the handbook, please: {question}", "a rule of the handbook", v=ep.world.facts[key])
-    ep.call(
-        f"[It is probably in {wrong}.|I open {wrong}, which sounds right.|A file {wrong} may hold this.]",
-        "read_file",
-        path=wrong,
-    )
-    ep.call("[No such file. Which ones are there?|I list the files instead of guessing again.]", "list_files")
-    ep.call(
-        f"[{right} fits the question.|The right file must be {right}.|Of these, {right} is the one.]",
-        "read_file",
-        path=right,
-    )
-    ep.answer(FOUND, answer)
-
-
-def second_word(ep: Episode) -> None:
-    """The first search finds nothing; another word does."""
-    key, first, words = ep.rng.choice(
-        (
-            ("meals", "food", "meals"),
-            ("kilometre", "mileage", "own car"),
-            ("sick", "illness", "sick leave"),
-            ("free", "free shipping", "free of charge"),
-            ("laptop", "notebook computer", "laptops"),
-            ("forklift", "fork lift", "forklifts"),
-        )
-    )
-    question, answer = {
-        "meals": (
-            "[What does the company pay for food on trips?|How much money is there for food when travelling?]",
-            "[Up to {v} EUR a day for meals.|Meals are paid up to {v} EUR a day.]",
-        ),
-        "kilometre": (
-            "[What is the mileage rate?|What is paid for mileage?]",
-            "[Each kilometre in your own car is paid at {v} EUR.|{v} EUR a kilometre.]",
-        ),
-        "sick": (
-            "[How many days of illness need no doctor's note?|How long can an illness last without a note?]",
-            "[Up to {v} days; above that a doctor's note is needed.|{v} days need no note.]",
-        ),
-        "free": (
-            "[Where does free shipping start?|For which order value is there free shipping?]",
-            "[From {v} EUR on.|Orders of {v} EUR or more are delivered free.]",
-        ),
-        "laptop": (
-            "[How many years must a notebook computer last?|When is a notebook computer replaced?]",
-            "[It is replaced every {v} years.|Laptops are replaced every {v} years.]",
-        ),
-        "forklift": (
-            "[How often is a fork lift inspected?|How many months pass between fork lift inspections?]",
-            "[Every {v} months.|They are inspected every {v} months.]",
-        ),
-    }[key]
-    ep.ask(question, "what the handbook says about '{first}'", first=first, words=words)
-    ep.call(LOOK.replace("{words}", "{first}"), "search_files", query=first)
-    value = fact(
-        ep,
-        key,
-        "[Nothing. The handbook may say '{words}' instead.|No hit, so I try '{words}'.|Another word then: '{words}'.]",
-        words,
-    )
-    ep.answer(FOUND, answer, v=value)
-
-
-def not_there(ep: Episode) -> None:
-    """The handbook does not say it, and neither does the agent."""
-    thing, first, second = ep.rng.choice(
-        (
-            ("parking", "parking", "car park"),
-            ("pets at work", "pets", "dog"),
-            ("a dress code", "dress code", "clothing"),
-            ("company bicycles", "bicycles", "bike"),
-            ("training courses", "training", "courses"),
-            ("parental leave", "parental leave", "parents"),
-            ("company credit cards", "credit card", "card"),
-        )
-    )
-    ep.ask(
-        "[What does our handbook say about {thing}?|Is there a rule about {thing} in the handbook?|I need the rule on "
-        "{thing}.]",
-        "the rule on {thing}",
-        thing=thing,
-        words=first,
-        second=second,
-    )
-    ep.call(LOOK, "search_files", query=first)
-    ep.call("[No match. I try '{second}' before giving up.|Nothing; perhaps '{second}'.]", "search_files", query=second)
-    ep.call("[Still nothing. Which files are there at all?|No match again. I check the files' names.]", "list_files")
-    ep.answer(
-        "[None of the files fits, so the handbook does not cover it.|I found nothing and should not invent a rule.]",
-        "[The handbook has no rule on {thing}; I found nothing in any of its files.|I could not find anything about {thing} "
-        "in the handbook. Better ask the team that writes it.]",
-    )
-
-
 def return_until(ep: Episode) -> None:
     """The last day for a return: a rule of the handbook and a date."""
     ep.ask(
@@ -349,8 +217,8 @@ def return_until(ep: Episode) -> None:
 def leave_notice(ep: Episode) -> None:
     """By when leave has to be asked for: weeks in the handbook, days in the calendar."""
     ep.ask(
-        "[My leave starts on {day}. By which date must I ask for it?|I want leave from {day} on. When is the latest day to "
-        "ask?|Leave from {day}: until when do I have to ask?]",
+        "[My leave starts on {day}. By which date must I ask for it?|I want leave from {day} on. When is the latest "
+        "day to ask?|Leave from {day}: until when do I have to ask?]",
         "the latest day to ask for leave from {day}",
         day=a_day(ep).isoformat(),
         words="ask for leave",
@@ -379,10 +247,11 @@ def leave_notice(ep: Episode) -> None:
 def reorder_list(ep: Episode) -> None:
     """Which products the handbook's rule says to reorder."""
     ep.ask(
-        "[Which products must be reordered by our own rule?|By the handbook's rule, what do we have to reorder now?|Check "
-        "the reorder rule and list the products it applies to.]",
+        "[Which products must {shop} reorder by its own rule?|By the handbook's rule, what do we have to reorder "
+        "now?|Check the reorder rule of {shop} and list the products it applies to.]",
         "which products fall under the reorder rule",
         words="reorder",
+        shop=ep.world.shop,
     )
     level = fact(ep, "reorder", LOOK, "reorder")
     ep.note(level=level)
@@ -400,7 +269,8 @@ def reorder_list(ep: Episode) -> None:
     else:
         ep.answer(
             "[The result is empty: nothing is below {level}.|No product is that low.]",
-            "[Nothing has to be reordered: no product has fewer than {level} pieces.|No product is below {level} pieces.]",
+            "[Nothing has to be reordered: no product has fewer than {level} pieces.|No product is below {level} "
+            "pieces.]",
         )
 
 
@@ -408,15 +278,16 @@ def free_delivery(ep: Episode) -> None:
     """Whether an order is delivered free: its total from the database against the handbook's limit."""
     order = ep.rng.choice(ep.world.orders)["id"]
     ep.ask(
-        "[Is order {order} delivered free of charge?|Does order {order} get free delivery?|Do we charge delivery for order "
-        "{order}?]",
+        "[Is order {order} delivered free of charge?|Does order {order} get free delivery?|Do we charge delivery for "
+        "order {order}?]",
         "whether order {order} is delivered free",
         order=order,
         words="free of charge",
     )
     total = ep.sql(
         "[First the value of the order.|I compute what order {order} is worth.]",
-        "SELECT ROUND(o.quantity * p.price, 2) AS total FROM orders o JOIN products p ON p.id = o.product_id WHERE o.id = {}",
+        "SELECT ROUND(o.quantity * p.price, 2) AS total FROM orders o JOIN products p ON p.id = o.product_id WHERE "
+        "o.id = {}",
         order,
     )[0]["total"]
     ep.note(total=total)
@@ -429,14 +300,14 @@ def free_delivery(ep: Episode) -> None:
     if total >= limit:
         ep.answer(
             "[{total} is at least {limit}, so it is free.|The limit of {limit} EUR is reached.]",
-            "[Order {order} is delivered free: its {total} EUR reach the limit of {limit} EUR.|No charge: {total} EUR is not "
-            "below {limit} EUR.]",
+            "[Order {order} is delivered free: its {total} EUR reach the limit of {limit} EUR.|No charge: {total} "
+            "EUR is not below {limit} EUR.]",
             limit=limit,
         )
     else:
         ep.answer(
             "[{total} is below {limit}, so it is not free.|The limit of {limit} EUR is not reached.]",
-            "[Order {order} is not delivered free: {total} EUR is below the limit of {limit} EUR.|Delivery is charged, since "
-            "{total} EUR does not reach {limit} EUR.]",
+            "[Order {order} is not delivered free: {total} EUR is below the limit of {limit} EUR.|Delivery is "
+            "charged, since {total} EUR does not reach {limit} EUR.]",
             limit=limit,
         )

@@ -44,14 +44,14 @@ def average(ep: Episode) -> None:
     """The mean of some readings."""
     numbers = [ep.rng.randint(12, 98) for _ in range(ep.rng.randint(4, 6))]
     ep.ask(
-        "[What is the average of|Please give me the mean of|Compute the average of these readings:] {numbers}[?|, to two "
-        "decimals?]",
+        "[What is the average of {numbers}?|Please give me the mean of {numbers}, to two decimals.|Compute the "
+        "average of these readings: {numbers}.]",
         "the average of a few numbers",
         numbers=", ".join(map(str, numbers)),
     )
     mean = ep.call(
-        "[I add the numbers and divide by how many there are.|The calculator can add them up and divide.|Sum over count; "
-        "a job for the calculator.]",
+        "[I add the numbers and divide by how many there are.|The calculator can add them up and divide.|Sum over "
+        "count; a job for the calculator.]",
         "calculator",
         expression=f"round(({' + '.join(map(str, numbers))}) / {len(numbers)}, 2)",
     )
@@ -61,9 +61,9 @@ def average(ep: Episode) -> None:
 def trip_fuel(ep: Episode) -> FollowUp:
     """The fuel for a trip whose length is given in miles; then its price."""
     ep.ask(
-        "[A van uses {use} litres per 100 km. How much fuel does a trip of {miles} miles take?|How many litres of fuel do "
-        "we need for {miles} miles if the van takes {use} litres per 100 km?|We drive {miles} miles in a van that needs "
-        "{use} litres per 100 km. How many litres is that?]",
+        "[A van uses {use} litres per 100 km. How much fuel does a trip of {miles} miles take?|How many litres of "
+        "fuel do we need for {miles} miles if the van takes {use} litres per 100 km?|We drive {miles} miles in a van "
+        "that needs {use} litres per 100 km. How many litres is that?]",
         "how many litres of fuel {miles} miles take",
         miles=ep.rng.randint(40, 640),
         use=ep.rng.choice((6.5, 7.2, 8.4, 9.1, 10.5)),
@@ -98,7 +98,9 @@ def trip_fuel(ep: Episode) -> FollowUp:
             "calculator",
             expression=f"round({litres} * {ep.values['price']}, 2)",
         )
-        ep.answer("[That is {bill} EUR.|{bill} EUR.]", "[The fuel costs {bill} EUR.|It comes to {bill} EUR.]", bill=bill)
+        ep.answer(
+            "[That is {bill} EUR.|{bill} EUR.]", "[The fuel costs {bill} EUR.|It comes to {bill} EUR.]", bill=bill
+        )
 
     return price
 
@@ -118,13 +120,15 @@ def unit(ep: Episode) -> FollowUp:
         )
     )
     ep.ask(
-        "[Convert {x} {first} to {second}.|How much are {x} {first} in {second}?|What are {x} {first} expressed in {second}?]",
+        "[Convert {x} {first} to {second}.|How much are {x} {first} in {second}?|What are {x} {first} expressed in "
+        "{second}?]",
         "what {x} {first} are in {second}",
         x=ep.rng.randint(low, high),
         **{key: UNIT_NAMES.get(name, name) for key, name in (("first", first), ("second", second), ("third", third))},
     )
     result = ep.call(
-        "[This is a plain unit conversion.|The unit converter does this.|From {first} to {second}, with convert_units.]",
+        "[This is a plain unit conversion.|The unit converter does this.|From {first} to {second}, with "
+        "convert_units.]",
         "convert_units",
         value=ep.values["x"],
         from_unit=first,
@@ -150,48 +154,14 @@ def unit(ep: Episode) -> FollowUp:
     return again
 
 
-def unit_error(ep: Episode) -> None:
-    """The agent names a unit that the tool does not know, and corrects itself from the error."""
-    wrong, right, other = ep.rng.choice(
-        (("miles", "mile", "km"), ("lbs", "pound", "kg"), ("feet", "foot", "m"), ("oz", "ounce", "g"))
-    )
-    x = ep.rng.randint(3, 400)
-    ep.ask(
-        "[How much are {x} {wrong} in {other}?|I have {x} {wrong}; what is that in {other}?|{x} {wrong} in {other}, please.]",
-        "what {x} {wrong} are in {other}",
-        x=x,
-        wrong=wrong,
-        right=right,
-        other=other,
-    )
-    ep.call(
-        "[I use the unit converter with the units as given.|A conversion from {wrong} to {other}.|convert_units can do that.]",
-        "convert_units",
-        value=x,
-        from_unit=wrong,
-        to_unit=other,
-    )
-    result = ep.call(
-        "[The tool calls this unit {right}.|'{wrong}' is unknown, but '{right}' is in the list.|I have to write {right} "
-        "instead of {wrong}.]",
-        "convert_units",
-        value=x,
-        from_unit=right,
-        to_unit=other,
-    )
-    ep.answer(
-        "[Now it worked: {y} {other}.|The value is {y}.]", "[{x} {wrong} are {y} {other}.|That is {y} {other}.]", y=result
-    )
-
-
 def offers(ep: Episode) -> None:
     """Two offers in two currencies: which one is cheaper?"""
     one, two = ep.rng.sample([code for code in RATES if code not in ("EUR", "JPY")], 2)
     euros = ep.rng.randint(80, 900)
     a, b = round(euros * RATES[one]), round(euros * ep.rng.choice((0.9, 0.95, 1.06, 1.12)) * RATES[two])
     ep.ask(
-        "[One supplier asks {a} {one}, another {b} {two}. Which offer is cheaper?|Which is less money, {a} {one} or {b} "
-        "{two}?|I can pay {a} {one} or {b} {two}. What is cheaper, in EUR?]",
+        "[One supplier asks {a} {one}, another {b} {two}. Which offer is cheaper?|Which is less money, {a} {one} or "
+        "{b} {two}?|I can pay {a} {one} or {b} {two}. What is cheaper, in EUR?]",
         "whether {a} {one} or {b} {two} is cheaper",
         a=a,
         b=b,
@@ -199,7 +169,8 @@ def offers(ep: Episode) -> None:
         two=two,
     )
     first = ep.call(
-        "[To compare them I convert both to EUR, {one} first.|Both have to be in one currency. I start with {a} {one}.]",
+        "[To compare them I convert both to EUR, {one} first.|Both have to be in one currency. I start with {a} "
+        "{one}.]",
         "convert_currency",
         amount=a,
         base=one,
@@ -224,43 +195,13 @@ def offers(ep: Episode) -> None:
     )
 
 
-def currency_error(ep: Episode) -> None:
-    """The agent uses a currency's name for its code, and reads the codes in the error."""
-    wrong, code = ep.rng.choice((("Yen", "JPY"), ("Pound", "GBP"), ("Franc", "CHF"), ("Zloty", "PLN"), ("Yuan", "CNY")))
-    ep.ask(
-        "[How many {wrong} do I get for {x} EUR?|What are {x} EUR in {wrong}?|Please change {x} EUR into {wrong}.]",
-        "what {x} EUR are in {wrong}",
-        wrong=wrong,
-        code=code,
-        x=ep.rng.randint(5, 95) * 10,
-    )
-    ep.call(
-        "[I convert from EUR to {wrong}.|convert_currency does this.|A currency conversion.]",
-        "convert_currency",
-        amount=ep.values["x"],
-        base="EUR",
-        quote=wrong,
-    )
-    result = ep.call(
-        "[The tool wants codes; {wrong} is {code}.|The code is {code}, not {wrong}.|I should pass {code}.]",
-        "convert_currency",
-        amount=ep.values["x"],
-        base="EUR",
-        quote=code,
-    )
-    ep.answer(
-        "[That gives {y} {code}.|The amount is {y}.]",
-        "[{x} EUR are {y} {code}.|You get {y} {code} for {x} EUR.]",
-        y=result,
-    )
-
-
 def days_rate(ep: Episode) -> None:
     """What a stay costs at a price a night."""
     start = a_day(ep)
     ep.ask(
-        "[A room costs {rate} EUR a night. What is the bill from {start} to {end}?|What does a stay from {start} to {end} "
-        "cost at {rate} EUR a night?|We rent a flat from {start} to {end}, {rate} EUR per night. What is the total?]",
+        "[A room costs {rate} EUR a night. What is the bill from {start} to {end}?|What does a stay from {start} to "
+        "{end} cost at {rate} EUR a night?|We rent a flat from {start} to {end}, {rate} EUR per night. What is the "
+        "total?]",
         "what the nights from {start} to {end} cost",
         start=start.isoformat(),
         end=(start + timedelta(days=ep.rng.randint(3, 40))).isoformat(),
@@ -285,39 +226,12 @@ def days_rate(ep: Episode) -> None:
     )
 
 
-def bad_date(ep: Episode) -> None:
-    """A date that does not exist: the tool refuses it and the agent says so, with the date that does."""
-    year, (month, last) = ep.rng.choice((2023, 2025, 2026, 2027)), ep.rng.choice(((2, 28), (4, 30), (6, 30), (9, 30)))
-    ep.ask(
-        "[Which weekday is {wrong}?|What day of the week is {wrong}?|On which weekday does {wrong} fall?]",
-        "the weekday of {wrong}",
-        wrong=f"{year}-{month:02}-{last + 1}",
-        right=f"{year}-{month:02}-{last}",
-    )
-    ep.call(
-        "[The weekday tool answers this.|I look up the weekday.|A calendar question: weekday.]",
-        "weekday",
-        date=ep.values["wrong"],
-    )
-    day = ep.call(
-        "[That date does not exist. The month ends on {right}, so I give that weekday as well.|The tool refuses the date, "
-        "since the month is shorter. I check its last day, {right}.]",
-        "weekday",
-        date=ep.values["right"],
-    )
-    ep.answer(
-        "[The last day of that month is a {day}.|I can explain it now.]",
-        "[{wrong} does not exist; the month ends on {right}, a {day}.|There is no {wrong}. The last day of that month, "
-        "{right}, is a {day}.]",
-        day=day,
-    )
-
-
 def deadline(ep: Episode) -> FollowUp:
     """A date some days later and its weekday; then with more days."""
     ep.ask(
-        "[What date is {n} days after {start}, and what weekday?|An invoice of {start} is due after {n} days. On which date "
-        "and weekday is that?|A permit issued on {start} lasts {n} days. Which day does it end, and what weekday is it?]",
+        "[What date is {n} days after {start}, and what weekday?|An invoice of {start} is due after {n} days. On "
+        "which date and weekday is that?|A permit issued on {start} lasts {n} days. Which day does it end, and what "
+        "weekday is it?]",
         "the date {n} days after {start}, with its weekday",
         n=ep.rng.choice((10, 14, 21, 30, 45, 60, 90)),
         start=a_day(ep).isoformat(),
@@ -366,33 +280,11 @@ def text_length(ep: Episode) -> None:
     )
 
 
-def percent_error(ep: Episode) -> None:
-    """The agent writes a percent sign, which the calculator does not take, and rewrites the expression."""
-    ep.ask(
-        "[What is {p}% of {x}?|How much is {p} percent of {x}?|A fee of {p}% is taken on {x} EUR. How much is the fee?]",
-        "how much {p} percent of {x} is",
-        p=ep.rng.randint(3, 45),
-        x=ep.rng.randint(11, 480) * 5,
-    )
-    p, x = ep.values["p"], ep.values["x"]
-    ep.call(
-        "[I give the calculator the percentage.|A percentage: the calculator.|I multiply {p}% by {x}.]",
-        "calculator",
-        expression=f"{p}% * {x}",
-    )
-    result = ep.call(
-        "[It takes no percent sign, so I divide by 100.|A fraction is wanted: {p} / 100.|I rewrite the percentage.]",
-        "calculator",
-        expression=f"{p} / 100 * {x}",
-    )
-    ep.answer("[The result is {y}.|That is {y}.]", "[{p}% of {x} is {y}.|It is {y}.]", y=result)
-
-
 def travel_time(ep: Episode) -> None:
     """Minutes for a distance in km at a speed in mph."""
     ep.ask(
-        "[How many minutes does it take to cover {km} km at {mph} mph?|A train runs at {mph} mph. How many minutes does it "
-        "need for {km} km?|At {mph} mph, how long, in minutes, are {km} km?]",
+        "[How many minutes does it take to cover {km} km at {mph} mph?|A train runs at {mph} mph. How many minutes "
+        "does it need for {km} km?|At {mph} mph, how long, in minutes, are {km} km?]",
         "the minutes for {km} km at {mph} mph",
         km=ep.rng.randint(8, 240),
         mph=ep.rng.randint(20, 110),
@@ -415,28 +307,3 @@ def travel_time(ep: Episode) -> None:
         "[It takes {minutes} minutes.|{km} km take {minutes} minutes at {mph} mph.]",
         minutes=minutes,
     )
-
-
-def growth(ep: Episode) -> None:
-    """Growth in percent; from zero it does not exist."""
-    ep.ask(
-        "[Visits went from {a} to {b}. What is the growth in percent?|By how many percent did the count change from {a} to "
-        "{b}?|Last year {a}, this year {b}: what percentage growth is that?]",
-        "the growth from {a} to {b} in percent",
-        a=ep.rng.choice((0, 0, ep.rng.randint(20, 400))),
-        b=ep.rng.randint(12, 700),
-    )
-    a, b = ep.values["a"], ep.values["b"]
-    result = ep.call(
-        "[Growth is the difference over the old value.|I divide the change by {a}.|The change, relative to {a}.]",
-        "calculator",
-        expression=f"round(({b} - {a}) / {a} * 100, 1)",
-    )
-    if ep.exchanges[-1].steps[-1].failed:
-        ep.answer(
-            "[From zero there is no percentage growth; I say so.|The old value is zero, so the quotient does not exist.]",
-            "[Growth from {a} cannot be given in percent, since it would divide by zero. The count rose from {a} to {b}.|No "
-            "percentage exists: the old value is {a}. In absolute terms it rose to {b}.]",
-        )
-    else:
-        ep.answer("[It is {y} percent.|{y} percent.]", "[The growth is {y}%.|It changed by {y}%.]", y=result)

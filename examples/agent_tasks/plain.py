@@ -27,25 +27,26 @@ def sorting(ep: Episode) -> FollowUp:
     ep.ask(
         "[Sort these numbers, smallest first|Put these numbers in ascending order|Order these from small to large]: "
         "{numbers}.",
-        "these numbers in ascending order",
+        "to have these numbers in ascending order",
         numbers=", ".join(map(str, numbers)),
         ordered=", ".join(map(str, ordered)),
         low=ordered[0],
         high=ordered[-1],
     )
     ep.answer(
-        "[The smallest is {low} and the largest {high}; the rest goes between.|I pick the smallest again and again, from "
-        "{low} up to {high}.] So: {ordered}.",
+        "[The smallest is {low} and the largest {high}; the rest goes between.|I pick the smallest again and again, "
+        "from {low} up to {high}.] So: {ordered}.",
         "{ordered}",
     )
 
     def extremes() -> None:
         ep.ask(
             "[What are the smallest and the largest?|And the two extremes?|Which are the first and the last of them?]",
-            "the extremes",
+            "the smallest and the largest of them",
         )
         ep.answer(
-            "[In the sorted list they are the first and the last.|The list is sorted already, so I read off both ends.]",
+            "[In the sorted list they are the first and the last.|The list is sorted already, so I read off both "
+            "ends.]",
             "[The smallest is {low}, the largest {high}.|{low} and {high}.]",
         )
 
@@ -76,8 +77,8 @@ def puzzle(ep: Episode) -> FollowUp:
         first=people[0],
     )
     ep.answer(
-        "[Putting the clues together: {row}.|The clues chain up to {row}.|In a row: {row}.] [So the {least} is {last}.|The "
-        "last in the row is {last}.]",
+        "[Putting the clues together: {row}.|The clues chain up to {row}.|In a row: {row}.] [So the {least} is "
+        "{last}.|The last in the row is {last}.]",
         "[{last} is the {least}.|The {least} is {last}.|{last}.]",
     )
 
@@ -104,22 +105,22 @@ def clash(ep: Episode) -> FollowUp:
     def say(overlap: bool) -> None:
         if overlap:
             ep.answer(
-                "[The second starts at {start}, before the first ends at {end}.|At {start} the first one is still running; it "
-                "ends at {end}.]",
-                "[Yes, they overlap: the second starts at {start} and the first ends only at {end}.|They do: from {start} the "
-                "two run at the same time.]",
+                "[The second starts at {start}, before the first ends at {end}.|At {start} the first one is still "
+                "running; it ends at {end}.]",
+                "[Yes, they overlap: the second starts at {start} and the first ends only at {end}.|They do: from "
+                "{start} the two run at the same time.]",
             )
         else:
             ep.answer(
-                "[The first is over at {end} and the second starts at {start}, not before.|{start} is not earlier than {end}, "
-                "so there is room.]",
-                "[No, the first ends at {end} and the second starts at {start}.|They do not overlap; the second starts at "
-                "{start}, when the first is over.]",
+                "[The first is over at {end} and the second starts at {start}, not before.|{start} is not earlier "
+                "than {end}, so there is room.]",
+                "[No, the first ends at {end} and the second starts at {start}.|They do not overlap; the second "
+                "starts at {start}, when the first is over.]",
             )
 
     ep.ask(
-        "[I have one meeting from {begin} to {end} and another from {start} to {stop}. Do they overlap?|Do these two clash: "
-        "{begin} to {end}, and {start} to {stop}?]",
+        "[I have one meeting from {begin} to {end} and another from {start} to {stop}. Do they overlap?|Do these two "
+        "clash: {begin} to {end}, and {start} to {stop}?]",
         "whether two meetings overlap",
         begin=clock(0),
         end=clock(first_end),
@@ -142,7 +143,7 @@ def clash(ep: Episode) -> FollowUp:
 
 def later_day(ep: Episode) -> FollowUp:
     """A weekday some days on; then the same backwards."""
-    today, n = ep.rng.randrange(7), ep.rng.randint(3, 20)
+    today, n = ep.rng.randrange(7), ep.rng.randint(8, 60)
     ep.ask(
         "[Today is {today}. Which weekday is it in {n} days?|If today is {today}, what day is {n} days from now?]",
         "the weekday {n} days after a {today}",
@@ -153,8 +154,8 @@ def later_day(ep: Episode) -> FollowUp:
         before=DAYS[(today - n) % 7],
     )
     ep.answer(
-        "[Weeks do not matter: {n} days leave a remainder of {rest} after whole weeks.|{n} modulo 7 is {rest}.] {today} plus "
-        "{rest} is {then}.",
+        "[Weeks do not matter: {n} days leave a remainder of {rest} after whole weeks.|{n} modulo 7 is {rest}.] "
+        "{today} plus {rest} is {then}.",
         "[It is a {then}.|In {n} days it is {then}.|{then}.]",
     )
 
@@ -172,9 +173,16 @@ def to_json(ep: Episode) -> tuple[str, str]:
     """A sentence whose facts are wanted as JSON: instruction and input."""
     name, city, item = ep.rng.choice(CUSTOMERS), ep.rng.choice(CITIES), ep.rng.choice(SHOPS[ep.world.shop])[0]
     n = ep.rng.randint(2, 30)
-    instruction = "[Extract customer, city, product and quantity as JSON.|Give the order as a JSON object with the keys customer, city, product, quantity.]"
-    text = "[{name} from {city} ordered {n} pieces of the {item}.|We received an order for {n} pieces of the {item} by {name} in {city}.]"
-    ep.ask(text, instruction, name=name, city=city, n=n, item=item)
+    ep.ask(
+        "[{name} from {city} ordered {n} pieces of the {item}.|We received an order for {n} pieces of the {item} by "
+        "{name} in {city}.]",
+        "[Extract customer, city, product and quantity as JSON.|Give the order as a JSON object with the keys "
+        "customer, city, product, quantity.]",
+        name=name,
+        city=city,
+        n=n,
+        item=item,
+    )
     record = {"customer": name, "city": city, "product": item, "quantity": n}
     ep.answer("", "{json}", json=json.dumps(record))
     return ep.exchanges[-1].goal, ep.exchanges[-1].question
@@ -189,7 +197,9 @@ def to_table(ep: Episode) -> tuple[str, str]:
         csv="\n".join(f"{row['name']},{row['stock']}" for row in rows),
     )
     ep.answer(
-        "", "| name | stock |\n|---|---|\n{table}", table="\n".join(f"| {row['name']} | {row['stock']} |" for row in rows)
+        "",
+        "| name | stock |\n|---|---|\n{table}",
+        table="\n".join(f"| {row['name']} | {row['stock']} |" for row in rows),
     )
     return ep.exchanges[-1].goal, ep.exchanges[-1].question
 

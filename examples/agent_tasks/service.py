@@ -12,7 +12,8 @@ def stock_of_several(ep: Episode) -> None:
     """The stock of three products, in three calls at once."""
     products = ep.rng.sample(ep.world.products, 3)
     ep.ask(
-        "[How many pieces of the {items} do we have?|I need the stock of the {items}.|What is in stock of the {items}?]",
+        "[How many pieces of the {items} do we have?|I need the stock of the {items}.|What is in stock of the "
+        "{items}?]",
         "the stock of three products",
         items=listing([product["name"] for product in products], " and the ", ", the "),
     )
@@ -32,8 +33,8 @@ def several_units(ep: Episode) -> None:
     """The sides of a box, converted at once, and its volume."""
     sides = [ep.rng.randint(8, 70) for _ in range(3)]
     ep.ask(
-        "[A crate measures {a} x {b} x {c} inches. What are its sides in cm, and its volume in litres?|My box is {a} by {b} "
-        "by {c} inches. I need the sides in cm and the volume in litres.]",
+        "[A crate measures {a} x {b} x {c} inches. What are its sides in cm, and its volume in litres?|My box is {a} "
+        "by {b} by {c} inches. I need the sides in cm and the volume in litres.]",
         "a box's sides in cm and its volume in litres",
         **dict(zip("abc", sides, strict=True)),
     )
@@ -42,8 +43,8 @@ def several_units(ep: Episode) -> None:
         *(("convert_units", {"value": side, "from_unit": "inch", "to_unit": "cm"}) for side in sides),
     )
     volume = ep.call(
-        "[A litre is 1000 cubic centimetres, so I multiply the sides and divide by 1000.|Now the volume: the product of the "
-        "sides over 1000.]",
+        "[A litre is 1000 cubic centimetres, so I multiply the sides and divide by 1000.|Now the volume: the product "
+        "of the sides over 1000.]",
         "calculator",
         expression=f"round({' * '.join(map(str, results))} / 1000, 1)",
     )
@@ -59,7 +60,8 @@ def several_days(ep: Episode) -> None:
     """The weekdays of three dates at once."""
     days = sorted((a_day(ep) + timedelta(days=ep.rng.randint(0, 90))).isoformat() for _ in range(3))
     ep.ask(
-        "[On which weekdays do {days} fall?|I plan workshops on {days}. Which weekdays are these?|Weekdays of {days}, please.]",
+        "[On which weekdays do {days} fall?|I plan workshops on {days}. Which weekdays are these?|Weekdays of "
+        "{days}, please.]",
         "the weekdays of three dates",
         days=listing(days),
     )
@@ -118,8 +120,8 @@ def two_rules(ep: Episode) -> None:
     )
     ep.answer(
         "[Both rules are there.|I found both.]",
-        "[Goods can be returned within {days} days, and delivery is free from {free} EUR.|The return period is {days} days; "
-        "orders of {free} EUR or more are delivered free.]",
+        "[Goods can be returned within {days} days, and delivery is free from {free} EUR.|The return period is "
+        "{days} days; orders of {free} EUR or more are delivered free.]",
     )
 
 
@@ -127,21 +129,22 @@ def cancel(ep: Episode) -> None:
     """The user wants to cancel a pending order: look, ask, and cancel on a yes."""
     order = ep.rng.choice([order for order in ep.world.orders if order["status"] == "pending"])["id"]
     ep.ask(
-        "[Please cancel my order {order}.|I would like to cancel order {order}.|Order {order} is no longer needed, can you "
-        "cancel it?]",
+        "[Please cancel my order {order}.|I would like to cancel order {order}.|Order {order} is no longer needed, "
+        "can you cancel it?]",
         "to cancel order {order}",
         order=order,
     )
     found = ep.call(
-        "[I look at the order before I change anything.|First the order's status; only pending orders can be cancelled.]",
+        "[I look at the order before I change anything.|First the order's status; only pending orders can be "
+        "cancelled.]",
         "get_order",
         order_id=order,
     )
     ep.answer(
-        "[It is pending, so it can be cancelled; I ask for a confirmation first.|Cancelling cannot be undone, so the user "
-        "should confirm.]",
-        "[Order {order} is still pending: {quantity} x {product}. Shall I cancel it?|I found order {order} ({quantity} x "
-        "{product}), still pending. Do you want me to cancel it?]",
+        "[It is pending, so it can be cancelled; I ask for a confirmation first.|Cancelling cannot be undone, so the "
+        "user should confirm.]",
+        "[Order {order} is still pending: {quantity} x {product}. Shall I cancel it?|I found order {order} "
+        "({quantity} x {product}), still pending. Do you want me to cancel it?]",
         **{key: found[key] for key in ("quantity", "product")},
     )
     ep.ask("[Yes, please.|Yes, cancel it.|Go ahead.|Yes.]", "to go ahead")
@@ -172,8 +175,9 @@ def too_late(ep: Episode) -> None:
     )
     ep.answer(
         "[I explain why not, and offer the return.|A return is the way out.]",
-        "[Order {order} has already been shipped and can no longer be cancelled. You can return it within {days} days of "
-        "delivery.|I am sorry, order {order} is on its way. It can be sent back within {days} days of delivery, though.]",
+        "[Order {order} has already been shipped and can no longer be cancelled. You can return it within {days} "
+        "days of delivery.|I am sorry, order {order} is on its way. It can be sent back within {days} days of "
+        "delivery, though.]",
         days=ep.world.facts["returns"],
     )
 
@@ -183,8 +187,8 @@ def change_quantity(ep: Episode) -> None:
     order = ep.rng.choice([order for order in ep.world.orders if order["status"] == "pending"])
     stock = ep.world.products[order["product_id"] - 1]["stock"]
     ep.ask(
-        "[Please raise order {order} to {n} pieces.|Can you change the quantity of order {order} to {n}?|I need {n} pieces in "
-        "order {order} instead.]",
+        "[Please raise order {order} to {n} pieces.|Can you change the quantity of order {order} to {n}?|I need {n} "
+        "pieces in order {order} instead.]",
         "to have {n} pieces in order {order}",
         order=order["id"],
         n=stock + ep.rng.randint(1, 30),
@@ -197,20 +201,22 @@ def change_quantity(ep: Episode) -> None:
     )
     ep.answer(
         "[There are not enough pieces; the user has to decide.|The stock does not allow it, so I ask.]",
-        "[We have only {stock} in stock. Would you like a smaller quantity?|That is more than the {stock} in stock. What "
-        "quantity shall I set instead?]",
+        "[We have only {stock} in stock. Would you like a smaller quantity?|That is more than the {stock} in stock. "
+        "What quantity shall I set instead?]",
         stock=stock,
     )
     fewer = ep.rng.randint(1, max(1, stock))
-    ep.ask("[Then {fewer}, please.|All right, make it {fewer}.|{fewer} will do.]", "to have {fewer} pieces", fewer=fewer)
+    ep.ask(
+        "[Then {fewer}, please.|All right, make it {fewer}.|{fewer} will do.]", "to have {fewer} pieces", fewer=fewer
+    )
     done = ep.call(
         "[{fewer} is within the stock.|Now with {fewer}.]", "set_quantity", order_id=order["id"], quantity=fewer
     )
     if ep.exchanges[-1].steps[-1].failed:
         ep.answer(
             "[The product is sold out.|Nothing is left of it.]",
-            "[I am sorry, this product is sold out, with {stock} left; the order stays as it is.|That is not possible either: "
-            "{stock} pieces are left.]",
+            "[I am sorry, this product is sold out, with {stock} left; the order stays as it is.|That is not "
+            "possible either: {stock} pieces are left.]",
         )
     else:
         ep.answer(
@@ -231,7 +237,8 @@ def unknown_order(ep: Episode) -> None:
     ep.call("[I look up the order.|get_order knows the status.]", "get_order", order_id=order + 500)
     ep.answer(
         "[There is no such order; perhaps the number is mistyped.|The number is unknown, so I ask for it again.]",
-        "[I cannot find order {wrong}. Could you check the number?|There is no order {wrong} here. Is the number right?]",
+        "[I cannot find order {wrong}. Could you check the number?|There is no order {wrong} here. Is the number "
+        "right?]",
     )
     ep.ask(
         "[Sorry, it is {order}.|My mistake, {order}.|I meant {order}.]",
@@ -241,8 +248,8 @@ def unknown_order(ep: Episode) -> None:
     found = ep.call("[Again with {order}.|Now the right number.]", "get_order", order_id=order)
     ep.answer(
         "[This one exists and is {status}.|It is {status}.]",
-        "[Order {order} ({quantity} x {product}) of {ordered_on} is {status}.|It is {status}: {quantity} x {product}, ordered "
-        "on {ordered_on}.]",
+        "[Order {order} ({quantity} x {product}) of {ordered_on} is {status}.|It is {status}: {quantity} x "
+        "{product}, ordered on {ordered_on}.]",
         **{key: found[key] for key in ("quantity", "product", "ordered_on", "status")},
     )
 
@@ -251,13 +258,14 @@ def order_delivery(ep: Episode) -> None:
     """When an order should arrive: the order, the handbook's delivery time and the calendar."""
     order = ep.rng.choice(ep.world.orders)["id"]
     ep.ask(
-        "[When should order {order} have arrived with standard delivery?|On which date is standard delivery of order {order} "
-        "due?]",
+        "[When should order {order} have arrived with standard delivery?|On which date is standard delivery of order "
+        "{order} due?]",
         "the delivery date of order {order}",
         order=order,
     )
     found, _ = ep.parallel(
-        "[I need the order's date and the delivery time; both at once.|The order and the rule are independent look-ups.]",
+        "[I need the order's date and the delivery time; both at once.|The order and the rule are independent "
+        "look-ups.]",
         ("get_order", {"order_id": order}),
         ("search_files", {"query": "standard delivery"}),
     )
@@ -270,8 +278,8 @@ def order_delivery(ep: Episode) -> None:
     )
     ep.answer(
         "[It is {due}.|The date is {due}.]",
-        "[Standard delivery of order {order} was due on {due}, {days} days after {ordered}.|By {due}: it was ordered on "
-        "{ordered} and delivery takes {days} days.]",
+        "[Standard delivery of order {order} was due on {due}, {days} days after {ordered}.|By {due}: it was ordered "
+        "on {ordered} and delivery takes {days} days.]",
         due=due,
     )
 
@@ -281,9 +289,9 @@ def recipe(ep: Episode) -> None:
     pairs = (("ounce", "g"), ("cup", "ml"), ("fahrenheit", "celsius"))
     values = [ep.rng.randint(4, 20), ep.rng.randint(2, 6), ep.rng.choice((325, 350, 375, 400, 425))]
     ep.ask(
-        "[A recipe takes {a} ounces of flour and {b} cups of milk and bakes at {c} degrees Fahrenheit. What is that in g, ml "
-        "and Celsius?|Please convert my recipe: {a} ounces of flour to g, {b} cups of milk to ml, {c} degrees Fahrenheit to "
-        "Celsius.]",
+        "[A recipe takes {a} ounces of flour and {b} cups of milk and bakes at {c} degrees Fahrenheit. What is that "
+        "in g, ml and Celsius?|Please convert my recipe: {a} ounces of flour to g, {b} cups of milk to ml, {c} "
+        "degrees Fahrenheit to Celsius.]",
         "a recipe in metric units",
         **dict(zip("abc", values, strict=True)),
     )
@@ -296,8 +304,7 @@ def recipe(ep: Episode) -> None:
     )
     ep.answer(
         "[I have all three.|The recipe is converted.]",
-        "[{g} g of flour, {ml} ml of milk, at {celsius} degrees Celsius.|Take {g} g of flour and {ml} ml of milk, and bake at "
-        "{celsius} degrees Celsius.]",
+        "[{g} g of flour, {ml} ml of milk, at {celsius} degrees Celsius.|Take {g} g of flour and {ml} ml of milk, "
+        "and bake at {celsius} degrees Celsius.]",
         **{second: result for (_, second), result in zip(pairs, results, strict=True)},
     )
-

@@ -13,16 +13,16 @@ def discount(ep: Episode) -> FollowUp:
     """The price of several pieces with a discount."""
     product = ep.rng.choice(ep.world.products)
     ep.ask(
-        "[What do {n} pieces of the {item} cost|How much are {n} pieces of the {item}|What would I pay for {n} pieces of "
-        "the {item}] [after|with] a {percent}% discount?",
+        "[What do {n} pieces of the {item} cost|How much are {n} pieces of the {item}|What would I pay for {n} "
+        "pieces of the {item}] [after|with] a {percent}% discount?",
         "what {n} pieces of the {item} cost with {percent}% off",
         item=product["name"],
         n=ep.rng.randint(2, 15),
         percent=ep.rng.choice((5, 8, 10, 12, 15, 20, 25)),
     )
     rows = ep.sql(
-        "[I need|First I need|I should look up] the price of the {item}[, which the products table holds|; it is in the "
-        "products table|].",
+        "[I need|First I need|I should look up] the price of the {item}[, which the products table holds|; it is in "
+        "the products table|].",
         "SELECT price FROM products WHERE name = {}",
         product["name"],
     )
@@ -37,8 +37,8 @@ def discount(ep: Episode) -> FollowUp:
     ep.answer(
         "[The calculator gives {total} EUR|The total is {total} EUR|That makes {total} EUR], [which is what was asked"
         "|so I can answer|and nothing else is needed].",
-        "[{n} pieces of the {item} cost {total} EUR with the {percent}% discount.|With {percent}% off, {n} pieces of the "
-        "{item} come to {total} EUR.|The total is {total} EUR: {n} pieces at {price} EUR each, less {percent}%.]",
+        "[{n} pieces of the {item} cost {total} EUR with the {percent}% discount.|With {percent}% off, {n} pieces of "
+        "the {item} come to {total} EUR.|The total is {total} EUR: {n} pieces at {price} EUR each, less {percent}%.]",
         total=total,
     )
 
@@ -49,14 +49,15 @@ def discount(ep: Episode) -> FollowUp:
             m=ep.values["n"] + ep.rng.randint(2, 20),
         )
         total = ep.call(
-            "[I know the price already: {price} EUR.|The price is still {price} EUR.] [Only the quantity changes|Just the "
-            "number of pieces is new], so the calculator is enough.",
+            "[I know the price already: {price} EUR.|The price is still {price} EUR.] [Only the quantity "
+            "changes|Just the number of pieces is new], so the calculator is enough.",
             "calculator",
             expression=f"round({ep.values['m']} * {price} * (1 - {ep.values['percent']} / 100), 2)",
         )
         ep.answer(
             "[The new total is {total} EUR.|{m} pieces make {total} EUR.]",
-            "[{m} pieces come to {total} EUR.|Then it is {total} EUR in all.|For {m} pieces you would pay {total} EUR.]",
+            "[{m} pieces come to {total} EUR.|Then it is {total} EUR in all.|For {m} pieces you would pay {total} "
+            "EUR.]",
             total=total,
         )
 
@@ -67,8 +68,8 @@ def category_stock(ep: Episode) -> FollowUp:
     """How much of a category is in stock; then which of it is the cheapest."""
     category = ep.rng.choice(ep.world.products)["category"]
     ep.ask(
-        "[How many|What number of] pieces [from|of] the category '{category}' [do we have in stock|are in stock|are on our "
-        "shelves]?",
+        "[How many|What number of] pieces [from|of] the category '{category}' [do we have in stock|are in stock|are "
+        "on our shelves]?",
         "the stock of the category '{category}'",
         category=category,
     )
@@ -80,14 +81,15 @@ def category_stock(ep: Episode) -> FollowUp:
     )
     ep.answer(
         "[The sum is {pieces}.|The query gives {pieces} pieces.|There are {pieces} in all.]",
-        "[We have {pieces} pieces of '{category}' in stock.|{pieces} pieces from '{category}' are in stock.|The stock of "
-        "'{category}' is {pieces} pieces.]",
+        "[We have {pieces} pieces of '{category}' in stock.|{pieces} pieces from '{category}' are in stock.|The "
+        "stock of '{category}' is {pieces} pieces.]",
         pieces=rows[0]["pieces"],
     )
 
     def cheapest() -> None:
         ep.ask(
-            "[Which of them is the cheapest?|And what is the cheapest product among them?|What is the lowest price there?]",
+            "[Which of them is the cheapest?|And what is the cheapest product among them?|What is the lowest price "
+            "there?]",
             "the cheapest product of '{category}'",
         )
         rows = ep.sql(
@@ -97,7 +99,8 @@ def category_stock(ep: Episode) -> FollowUp:
         )
         ep.answer(
             "[It is the {name}.|The first row is the {name}.]",
-            "[The {name}, at {price} EUR.|The cheapest is the {name}: {price} EUR.|That is the {name} for {price} EUR.]",
+            "[The {name}, at {price} EUR.|The cheapest is the {name}: {price} EUR.|That is the {name} for {price} "
+            "EUR.]",
             **rows[0],
         )
 
@@ -108,8 +111,8 @@ def low_stock(ep: Episode) -> None:
     """Which products are nearly sold out."""
     low = sorted(product["stock"] for product in ep.world.products)[ep.rng.randint(1, 3)] + 1
     ep.ask(
-        "Which products [have fewer than {low} pieces in stock|are down to fewer than {low} pieces|are running low, that "
-        "is, below {low} pieces]?",
+        "Which products [have fewer than {low} pieces in stock|are down to fewer than {low} pieces|are running low, "
+        "that is, below {low} pieces]?",
         "which products have fewer than {low} pieces left",
         low=low,
     )
@@ -129,9 +132,10 @@ def low_stock(ep: Episode) -> None:
 def best_customer(ep: Episode) -> FollowUp:
     """Who spent the most; then where they live."""
     ep.ask(
-        "[Which customer has spent the most|Who is our best customer by money spent|Whose orders are worth the most], "
-        "[and how much is it|and how much was that|with what total]?",
+        "[Which customer of {shop} has spent the most|Who is the best customer of {shop} by money spent|Whose orders "
+        "at {shop} are worth the most], [and how much is it|and how much was that|with what total]?",
         "which customer spent the most, and how much",
+        shop=ep.world.shop,
     )
     rows = ep.sql(
         "[I join orders with customers and products and sum quantity times price.|The amount is quantity times price, "
@@ -141,8 +145,8 @@ def best_customer(ep: Episode) -> FollowUp:
     )
     ep.answer(
         "[The top row is {name}.|{name} comes first.|It is {name}, with {spent} EUR.]",
-        "[{name} has spent the most: {spent} EUR.|{name}, with orders worth {spent} EUR.|Our best customer is {name}, who "
-        "spent {spent} EUR.]",
+        "[{name} has spent the most: {spent} EUR.|{name}, with orders worth {spent} EUR.|Our best customer is "
+        "{name}, who spent {spent} EUR.]",
         **rows[0],
     )
 
@@ -162,20 +166,22 @@ def month_share(ep: Episode) -> None:
     """What share of all sales fell into one month."""
     month = ep.rng.choice(ep.world.orders)["ordered_on"][:7]
     ep.ask(
-        "[What percentage of our total sales was ordered in {month}?|How many percent of all sales fell into {month}?"
-        "|What share of total sales, in percent, did {month} bring?]",
+        "[What percentage of our total sales was ordered in {month}?|Which share of all sales, in percent, fell into "
+        "{month}?|What share of total sales, in percent, did {month} bring?]",
         "which percentage of all sales was ordered in {month}",
         month=month,
     )
     total = "SELECT ROUND(SUM(o.quantity * p.price), 2) AS sales FROM orders o JOIN products p ON p.id = o.product_id"
     part = ep.sql(
-        "[First the sales of that month.|I start with the month itself.|I need the month's sales and the total; the month "
-        "comes first.]",
+        "[First the sales of that month.|I start with the month itself.|I need the month's sales and the total; the "
+        "month comes first.]",
         total + " WHERE o.ordered_on LIKE {}",
         f"{month}-%",
     )[0]["sales"]
     ep.note(part=part)
-    whole = ep.sql("[{part} EUR in the month.|The month made {part} EUR.] Now the sales of all time.", total)[0]["sales"]
+    whole = ep.sql("[{part} EUR in the month.|The month made {part} EUR.] Now the sales of all time.", total)[0][
+        "sales"
+    ]
     ep.note(whole=whole)
     share = ep.call(
         "[All sales are {whole} EUR|In total it is {whole} EUR], so the share is {part} divided by {whole}.",
@@ -184,84 +190,9 @@ def month_share(ep: Episode) -> None:
     )
     ep.answer(
         "[The share is {share} percent.|That is {share} percent.]",
-        "[{share}% of sales were ordered in {month}: {part} of {whole} EUR.|{month} brought {share}% of all sales ({part} "
-        "of {whole} EUR).|The share of {month} is {share}%.]",
+        "[{share}% of sales were ordered in {month}: {part} EUR of {whole} EUR.|{month} brought {share}% of all sales "
+        "({part} EUR of {whole} EUR).|The share of {month} is {share}%.]",
         share=share,
-    )
-
-
-def wrong_table(ep: Episode) -> None:
-    """The agent guesses a table's name, reads the error and looks at the schema."""
-    ep.blind = True
-    wrong, right, thing = ep.rng.choice(
-        (("clients", "customers", "customers"), ("items", "products", "products"), ("sales", "orders", "orders"))
-    )
-    ep.ask(
-        "[How many {thing} are in the shop's database?|Count the {thing} in the database, please.|How many {thing} does "
-        "the database hold?]",
-        "the number of {thing} in the database",
-        thing=thing,
-    )
-    ep.sql(
-        "[I do not know the tables yet; {wrong} is a likely name.|Perhaps there is a table called {wrong}.|I try to count "
-        "the rows of {wrong}.]".replace("{wrong}", wrong),
-        f"SELECT COUNT(*) AS n FROM {wrong}",  # noqa: S608
-    )
-    ep.sql(
-        "[There is no such table, so I list the tables that exist.|That name is wrong. sqlite_master knows the tables."
-        "|The table does not exist; I should look at the schema instead of guessing.]",
-        "SELECT name FROM sqlite_master WHERE type = 'table'",
-    )
-    rows = ep.sql(
-        "[The table is called {right}.|It is {right}; now I can count.|I see a table {right}, which must be the one.]".replace(
-            "{right}", right
-        ),
-        f"SELECT COUNT(*) AS n FROM {right}",  # noqa: S608
-    )
-    ep.answer(
-        "[The count is {n}.|The query worked: {n}.|There are {n} rows.]",
-        "[The database holds {n} {thing}.|There are {n} {thing}.|{n} {thing} are in the database.]",
-        **rows[0],
-    )
-
-
-def wrong_column(ep: Episode) -> None:
-    """The agent guesses a column's name, reads the error and asks for the columns."""
-    ep.blind = True
-    product = ep.rng.choice(ep.world.products)
-    wrong, right, question = ep.rng.choice(
-        (
-            ("cost", "price", "[What does the {item} cost?|What is the price of the {item}?]"),
-            ("quantity", "stock", "[How many pieces of the {item} are left?|What is the stock of the {item}?]"),
-            ("inventory", "stock", "[How many of the {item} do we have?|How much of the {item} is in stock?]"),
-        )
-    )
-    ep.ask(question, f"the {right} of the {{item}}", item=product["name"])
-    ep.sql(
-        "[A table products probably has what I need.|I query products for the {item}.|Let me ask products for it.]",
-        f"SELECT {wrong} FROM products WHERE name = {{}}",  # noqa: S608
-        product["name"],
-    )
-    ep.sql(
-        "[The column has another name. I look at the columns of products.|No such column, so I ask which columns there "
-        "are.|I guessed the column wrongly; the table's description will help.]",
-        "SELECT name FROM pragma_table_info('products')",
-    )
-    rows = ep.sql(
-        f"[The column is {right}.|It is called {right}.|{right} is what I want.]",
-        f"SELECT {right} FROM products WHERE name = {{}}",  # noqa: S608
-        product["name"],
-    )
-    unit = {"price": "EUR", "stock": "pieces"}[right]
-    ep.answer(
-        "[Now I have it.|The value is {value}.|That worked.]",
-        {
-            "price": "[The {item} costs {value} EUR.|It costs {value} EUR.|The price of the {item} is {value} EUR.]",
-            "stock": "[We have {value} pieces of the {item}.|{value} pieces of the {item} are left.|Stock of the {item}: "
-            "{value} pieces.]",
-        }[right],
-        value=rows[0][right],
-        unit=unit,
     )
 
 
@@ -270,8 +201,8 @@ def reorder_cost(ep: Episode) -> None:
     product = ep.rng.choice(ep.world.products)
     code = ep.rng.choice(("USD", "GBP", "CHF", "SEK", "PLN"))
     ep.ask(
-        "[We want {target} pieces of the {item} in stock. What do the missing ones cost, in {code}, at our own price?|How "
-        "much, in {code}, would it take to fill the {item} up to {target} pieces at list price?]",
+        "[We want {target} pieces of the {item} in stock. What do the missing ones cost, in {code}, at our own "
+        "price?|How much, in {code}, would it take to fill the {item} up to {target} pieces at list price?]",
         "what it costs in {code} to fill the {item} up to {target} pieces",
         item=product["name"],
         code=code,
@@ -284,8 +215,8 @@ def reorder_cost(ep: Episode) -> None:
     )[0]
     ep.note(**row)
     euros = ep.call(
-        "[There are {stock}, so {target} minus {stock} are missing, at {price} EUR each.|{stock} are there; the rest has to "
-        "be bought at {price} EUR.]",
+        "[There are {stock}, so {target} minus {stock} are missing, at {price} EUR each.|{stock} are there; the rest "
+        "has to be bought at {price} EUR.]",
         "calculator",
         expression=f"round(({ep.values['target']} - {row['stock']}) * {row['price']}, 2)",
     )
@@ -304,55 +235,18 @@ def reorder_cost(ep: Episode) -> None:
     )
 
 
-def return_rate(ep: Episode) -> None:
-    """A rate over zero orders: the division fails, and the agent says why there is no rate."""
-    product = ep.rng.choice(ep.world.products[-1:] * 2 + ep.world.products[:-1])
-    ep.ask(
-        "[What share of the orders for the {item} was returned, in percent?|What is the return rate of the {item} in "
-        "percent?|How many percent of the {item} orders came back?]",
-        "the return rate of the {item}",
-        item=product["name"],
-    )
-    row = ep.sql(
-        "[I count the orders and the returned ones.|Two counts are needed: all orders of the {item}, and those returned.]",
-        "SELECT COUNT(*) AS orders, COUNT(CASE WHEN status = 'returned' THEN 1 END) AS returned FROM orders WHERE "
-        "product_id = (SELECT id FROM products WHERE name = {})",
-        product["name"],
-    )[0]
-    ep.note(**row)
-    rate = ep.call(
-        "[{returned} of {orders}; the rate is their quotient.|Now {returned} divided by {orders}.]",
-        "calculator",
-        expression=f"round({row['returned']} / {row['orders']} * 100, 1)",
-    )
-    if ep.exchanges[-1].steps[-1].failed:
-        ep.answer(
-            "[The division failed because there are no orders, so no rate exists.|Nothing was ordered, so a rate cannot be "
-            "computed; I should say that.|Dividing by zero makes no sense: the product was never sold.]",
-            "[There is no return rate: the {item} has {orders} orders so far.|The {item} has not been ordered yet ({orders} "
-            "orders), so a return rate cannot be given.]",
-        )
-    else:
-        ep.answer(
-            "[The rate is {rate} percent.|That gives {rate} percent.]",
-            "[{rate}% of the orders for the {item} were returned ({returned} of {orders}).|The return rate of the {item} is "
-            "{rate}%.]",
-            rate=rate,
-        )
-
-
 def within_budget(ep: Episode) -> None:
     """The dearest product that a budget allows, and what is left of it."""
     budget = ep.rng.choice(sorted(product["price"] for product in ep.world.products)[2:])
     ep.ask(
-        "[What is the most expensive product I can buy with {budget} EUR, and how much would be left?|I have {budget} EUR. "
-        "Which is the dearest product I can afford, and what remains?]",
+        "[What is the most expensive product I can buy with {budget} EUR, and how much would be left?|I have "
+        "{budget} EUR. Which is the dearest product I can afford, and what remains?]",
         "the dearest product for {budget} EUR, and the rest",
         budget=int(budget) + ep.rng.randint(1, 9),
     )
     row = ep.sql(
-        "[I sort the products that cost at most {budget} EUR by price.|The dearest one within {budget} EUR is the first of "
-        "a descending sort.]",
+        "[I sort the products that cost at most {budget} EUR by price.|The dearest one within {budget} EUR is the "
+        "first of a descending sort.]",
         "SELECT name, price FROM products WHERE price <= {} ORDER BY price DESC LIMIT 1",
         ep.values["budget"],
     )[0]
@@ -364,6 +258,7 @@ def within_budget(ep: Episode) -> None:
     )
     ep.answer(
         "[{rest} EUR remain.|The rest is {rest} EUR.]",
-        "[The {name} for {price} EUR; {rest} EUR would be left.|You can buy the {name} at {price} EUR and keep {rest} EUR.]",
+        "[The {name} for {price} EUR; {rest} EUR would be left.|You can buy the {name} at {price} EUR and keep "
+        "{rest} EUR.]",
         rest=rest,
     )

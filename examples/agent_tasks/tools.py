@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import calendar
 import json
 import math
 import operator
@@ -150,17 +151,14 @@ def convert_units(value: float, from_unit: str, to_unit: str) -> int | float:
     return _tidy({"celsius": celsius, "fahrenheit": celsius * 1.8 + 32, "kelvin": celsius + 273.15}[to_unit], 4)
 
 
-def exchange_rate(base: str, quote: str, digits: int = 4) -> float:
-    """How many units of `quote` one unit of `base` buys."""
-    for code in (base, quote):
-        if code not in RATES:
-            raise ToolError(f"unknown currency '{code}'; known: {', '.join(RATES)}")
-    return _tidy(RATES[quote] / RATES[base], digits)
+def exchange_rate(base: str, quote: str) -> int | float:
+    """How many units of `quote` one unit of `base` buys, to 4 decimals."""
+    return _tidy(_exchange(1, base, quote), 4)
 
 
-def convert_currency(amount: float, base: str, quote: str) -> float:
-    """The amount in the other currency, to cents, at the rate that `exchange_rate` gives."""
-    return _tidy(amount * exchange_rate(base, quote), 2)
+def convert_currency(amount: float, base: str, quote: str) -> int | float:
+    """The amount in the other currency, to cents."""
+    return _tidy(_exchange(amount, base, quote), 2)
 
 
 def text_stats(text: str) -> dict[str, int]:
@@ -169,11 +167,23 @@ def text_stats(text: str) -> dict[str, int]:
     return {"characters": len(text), "words": len(text.split()), "sentences": len(sentences)}
 
 
+def _exchange(amount: float, base: str, quote: str) -> float:
+    for code in (base, quote):
+        if code not in RATES:
+            raise ToolError(f"unknown currency '{code}'; known: {', '.join(RATES)}")
+    return amount / RATES[base] * RATES[quote]
+
+
 def _date(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise ToolError(f"{text} is not a date of the form YYYY-MM-DD") from None
+        try:
+            first = date.fromisoformat(f"{text[:7]}-01")
+        except ValueError:
+            raise ToolError(f"{text} is not a date of the form YYYY-MM-DD") from None
+        last = first.replace(day=calendar.monthrange(first.year, first.month)[1])
+        raise ToolError(f"no such date: {text}; the month ends on {last}") from None
 
 
 def _tidy(number: float, digits: int) -> int | float:
@@ -199,15 +209,19 @@ class Toolbox:
         return calculate(expression)
 
     def _sql(self, query: str) -> list[dict[str, Any]]:
-        database = self.world.database
-        database.execute("PRAGMA query_only = ON")
+        self.world.database.execute("PRAGMA query_only = ON")
         try:
-            cursor = database.execute(query)
-            return [dict(zip((c[0] for c in cursor.description), row, strict=True)) for row in cursor.fetchmany(20)]
+            return self._rows(query)
         except sqlite3.Error as error:
             raise ToolError(str(error)) from None
         finally:
-            database.execute("PRAGMA query_only = OFF")
+            self.world.database.execute("PRAGMA query_only = OFF")
+
+    def _rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
+        cursor = self.world.database.execute(query, values)
+        columns = [column[0] for column in cursor.description or ()]
+        rows = [[_tidy(cell, 6) if isinstance(cell, float) else cell for cell in row] for row in cursor.fetchmany(20)]
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def _list_files(self) -> list[str]:
         return sorted(path.name for path in self.world.folder.iterdir())
@@ -230,10 +244,10 @@ class Toolbox:
     def _convert_units(self, value: float, from_unit: str, to_unit: str) -> int | float:
         return convert_units(value, from_unit, to_unit)
 
-    def _convert_currency(self, amount: float, base: str, quote: str) -> float:
+    def _convert_currency(self, amount: float, base: str, quote: str) -> int | float:
         return convert_currency(amount, base, quote)
 
-    def _exchange_rate(self, base: str, quote: str) -> float:
+    def _exchange_rate(self, base: str, quote: str) -> int | float:
         return exchange_rate(base, quote)
 
     def _add_days(self, date: str, days: int) -> str:
@@ -249,10 +263,11 @@ class Toolbox:
         return text_stats(text)
 
     def _get_order(self, order_id: int) -> dict[str, Any]:
-        rows = self._sql(
+        rows = self._rows(
             "SELECT o.id, c.name AS customer, p.name AS product, o.quantity, p.price, o.ordered_on, o.status "
             "FROM orders o JOIN customers c ON c.id = o.customer_id JOIN products p ON p.id = o.product_id "
-            f"WHERE o.id = {int(order_id)}"  # noqa: S608
+            "WHERE o.id = ?",
+            order_id,
         )
         if not rows:
             raise ToolError(f"no order {order_id}")
@@ -265,8 +280,7 @@ class Toolbox:
 
     def _set_quantity(self, order_id: int, quantity: int) -> dict[str, Any]:
         order = self._pending(order_id)
-        stock = self.world.database.execute("SELECT stock FROM products WHERE name = ?", (order["product"],))
-        (in_stock,) = stock.fetchone()
+        in_stock = self._rows("SELECT stock FROM products WHERE name = ?", order["product"])[0]["stock"]
         if quantity > in_stock:
             raise ToolError(f"only {in_stock} in stock")
         self.world.database.execute("UPDATE orders SET quantity = ? WHERE id = ?", (quantity, order_id))

@@ -1,0 +1,64 @@
+"""Byte-level vocabularies: the bytes of every token, so that offsets and proofs need no second pass of the tokenizer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+
+class TokenBytes:
+    """The bytes of each token of a byte-level BPE tokenizer."""
+
+    def __init__(self, table: list[bytes]) -> None:
+        self._table = table
+        self._lengths = np.array([len(one) for one in table], dtype=np.int32)
+
+    @classmethod
+    def of(cls, backend: Any) -> TokenBytes | None:
+        """The table of a fast tokenizer, or None where its tokens are not plain bytes."""
+        decoder = backend.decoder
+        if decoder is None or json.loads(decoder.__getstate__()).get("type") != "ByteLevel":
+            return None
+        vocab: dict[str, int] = backend.get_vocab(with_added_tokens=False)
+        added = backend.get_added_tokens_decoder()
+        table = [b""] * (max([*vocab.values(), *added]) + 1)
+        alphabet = _byte_alphabet()
+        try:
+            for token, number in vocab.items():
+                table[number] = token.translate(alphabet).encode("latin-1")
+        except UnicodeEncodeError:
+            return None  # a token that is no text of the byte alphabet
+        for number, token in added.items():
+            table[number] = token.content.encode()
+        return cls(table)
+
+    def join(self, ids: list[int]) -> bytes:
+        """The text of `ids` as bytes."""
+        table = self._table
+        return b"".join([table[number] for number in ids])
+
+    def offsets(self, ids: np.ndarray, text: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """Characters [start, end) of each token in `text`, whose UTF-8 is `data` and the tokens' bytes joined.
+
+        A token that begins or ends inside a character counts that character as its own.
+        """
+        end = np.cumsum(self._lengths[ids], dtype=np.int32)
+        start = np.concatenate([np.zeros(1, np.int32), end[:-1]])
+        if len(data) == len(text):
+            return start, end
+        raw = np.frombuffer(data, dtype=np.uint8)
+        character = np.cumsum((raw & 0xC0) != 0x80, dtype=np.int32) - 1  # a byte 10xxxxxx continues a character
+        return character[start], character[np.maximum(end - 1, start)] + 1
+
+
+def _byte_alphabet() -> dict[int, int]:
+    """Byte-level BPE writes each byte as one printable character; this maps the characters back to the bytes.
+
+    Bytes that are printable in Latin-1 stand for themselves, the others for the code points from 256 on, in order
+    (GPT-2's encoder).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {byte: byte for byte in printable} | {256 + n: byte for n, byte in enumerate(others)}

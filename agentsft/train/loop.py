@@ -1,0 +1,156 @@
+"""The loop: plan a step, run its micro-batches, clip, update, report."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from agentsft.batch.collate import collate
+from agentsft.batch.order import epochs_done, step_indices
+from agentsft.batch.pack import Planner, StepPlan
+from agentsft.config import TrainConfig
+from agentsft.train.flops import Flops
+from agentsft.train.metrics import finite, loss_by_label
+from agentsft.train.optim import learning_rate
+from agentsft.types import LABELS, TokenTree
+
+
+@dataclass
+class Run:
+    """Everything that a step needs. `module` and `optimizer` are as Accelerate prepared them.
+
+    `multiple` is what packs are padded to a multiple of, `peak` the peak FLOP/s of all devices together.
+    """
+
+    config: TrainConfig
+    accelerator: Accelerator
+    module: Any
+    optimizer: Any
+    trees: list[TokenTree]
+    planner: Planner
+    multiple: int
+    total_steps: int
+    flops: Flops
+    peak: float | None
+
+    def plan(self, step: int) -> StepPlan:
+        """The micro-batches of step number `step` (from 0)."""
+        indices = step_indices(self.config.seed, step, len(self.trees), self.config.batch_size)
+        return self.planner.plan([self.trees[i] for i in indices])
+
+    def denominator(self, plan: StepPlan) -> float:
+        """What the sum of weight * nll over all ranks is divided by."""
+        return plan.num_items if self.config.normalize == "items" else plan.weights
+
+
+def train_step(run: Run, step: int) -> dict[str, Any]:
+    """Step number `step` (from 0): the row of metrics.jsonl. A step that cannot be taken says why in `skipped`.
+
+    Its data, learning rate and random numbers depend on the seed and the step alone, so a resumed run repeats them.
+    """
+    started = time.perf_counter()
+    config, n = run.config, len(run.trees)
+    plan = run.plan(step)
+    rate = learning_rate(config, step, run.total_steps)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    torch.manual_seed(_seed(config.seed, step, run.accelerator.process_index))
+
+    grad_norm, sums, skipped = None, [0.0] * (1 + len(LABELS)), "no trained tokens"
+    if plan.num_items:
+        sums_on_device = backward(run, plan)
+        grad_norm, skipped = _update(run)
+        sums = run.accelerator.reduce(sums_on_device, reduction="sum").tolist()
+    seconds = time.perf_counter() - started
+    flops = run.flops.count(tree for pack in plan.packs for tree in pack.trees)
+    row = {
+        "step": step + 1,
+        "epoch": round(epochs_done(step + 1, n, config.batch_size), 6),
+        "loss": finite(sums[0] / run.denominator(plan)) if plan.num_items else None,
+        "learning_rate": rate,
+        "grad_norm": None if grad_norm is None else finite(grad_norm),
+        "num_items_in_batch": plan.num_items,
+        "tokens": plan.tokens,
+        "trained_tokens": plan.num_items,
+        "tokens_per_second": round(plan.tokens / seconds, 1),
+        "seconds": round(seconds, 4),
+        "mfu": round(flops / seconds / run.peak, 4) if run.peak else None,
+        "loss_by_label": loss_by_label(sums[1:], plan.label_counts),
+        "micro_batches": len(plan.packs),
+        "memory_gib": _peak_memory(run.accelerator.device),
+    }
+    return row | ({"skipped": skipped} if skipped else {})
+
+
+def backward(run: Run, plan: StepPlan) -> torch.Tensor:
+    """Gradients of the step's loss, synchronised once. Gives this rank's sums: weight * nll, then nll by label."""
+    accelerator, packs = run.accelerator, plan.ranks[run.accelerator.process_index]
+    scale = accelerator.num_processes / run.denominator(plan)  # gradients are averaged over the ranks
+    sums = torch.zeros(1 + len(LABELS), device=accelerator.device)
+    for number, pack in enumerate(packs):
+        last = number == len(packs) - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(run.module):
+            batch = collate(pack, run.multiple).to(accelerator.device)
+            loss, by_label = run.module(batch)
+            accelerator.backward(loss * scale)
+        sums[0] += loss.detach()
+        sums[1:] += by_label
+    return sums
+
+
+def _update(run: Run) -> tuple[float, str]:
+    """Clips and applies the gradients. Gives their norm before clipping, and why they were not applied, or ''."""
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    norm = float(run.accelerator.clip_grad_norm_(parameters, run.config.max_grad_norm or math.inf))
+    applied = math.isfinite(norm)
+    if applied or run.accelerator.scaler is not None:  # the scaler must see an overflow to lower its scale
+        run.optimizer.step()
+    run.optimizer.zero_grad()
+    return norm, "" if applied else "non-finite gradient"
+
+
+def evaluate(run: Run, trees: list[TokenTree]) -> dict[str, Any]:
+    """Held-out loss by the formula of training, over all ranks: eval_loss, eval_loss_by_label, eval_items, seconds."""
+    started = time.perf_counter()
+    rank, batch_size = run.accelerator.process_index, max(run.config.batch_size, 64)
+    sums = torch.zeros(1 + len(LABELS), device=run.accelerator.device)
+    items, denominator, counts = 0, 0.0, np.zeros(len(LABELS), np.int64)
+    run.module.eval()
+    with torch.no_grad():
+        for first in range(0, len(trees), batch_size):
+            plan = run.planner.plan(trees[first : first + batch_size])
+            items, counts = items + plan.num_items, counts + plan.label_counts
+            denominator += run.denominator(plan)
+            for pack in plan.ranks[rank]:
+                loss, by_label = run.module(collate(pack, run.multiple).to(run.accelerator.device))
+                sums[0] += loss
+                sums[1:] += by_label
+    run.module.train()
+    total = run.accelerator.reduce(sums, reduction="sum").tolist()
+    return {
+        "eval_loss": finite(total[0] / denominator) if denominator else None,
+        "eval_loss_by_label": loss_by_label(total[1:], counts),
+        "eval_items": items,
+        "seconds": round(time.perf_counter() - started, 4),
+    }
+
+
+def _peak_memory(device: torch.device) -> float:
+    """GiB that this process has taken at most: of the GPU's memory, else of the machine's."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 2)
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint32)[0])

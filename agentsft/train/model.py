@@ -1,0 +1,96 @@
+"""Loading the model that is trained: weights, adapters, gradient checkpointing, compiled layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from agentsft.config import TrainConfig
+from agentsft.errors import UserError
+from agentsft.train.module import base_model
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """fp32, bf16 or fp16. Raises UserError where the device cannot compute in it."""
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "auto":
+        return "bf16" if bf16 else "fp32"
+    if precision == "bf16" and device.type == "cuda" and not bf16:
+        raise UserError(f"precision: {torch.cuda.get_device_name(device)} has no bfloat16; use fp16 or fp32.")
+    if precision == "fp16" and device.type != "cuda":
+        raise UserError(f"precision: fp16 needs a GPU, not {device.type}; use bf16 or fp32.")
+    return precision
+
+
+def load_model(config: TrainConfig, device: torch.device, precision: str, checkpoint: Path | None = None) -> Any:
+    """The model on `device`, ready to train; with `checkpoint`, its weights (or adapter) are those saved there.
+
+    Weights are float32, so that small updates are not lost; a frozen base under an adapter is bfloat16 where the
+    computation is. Raises UserError when model, checkpoint or adapter settings do not fit.
+    """
+    full = config.tuner == "full"
+    dtype = torch.bfloat16 if not full and precision == "bf16" and device.type == "cuda" else torch.float32
+    model = _from_pretrained(config, checkpoint if full and checkpoint else config.model, dtype).to(device)
+    if not full:
+        model = _with_adapter(config, model, checkpoint)
+    if config.gradient_checkpointing:
+        base_model(model).gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train()
+
+
+def _from_pretrained(config: TrainConfig, path: str | Path, dtype: torch.dtype) -> Any:
+    requested = config.attn_implementation if config.attn_implementation != "flex_attention" else None
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, attn_implementation=requested, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(f"model {path}: cannot be loaded ({' '.join(str(error).split())[:500]})") from error
+
+
+def _with_adapter(config: TrainConfig, model: Any, checkpoint: Path | None) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if checkpoint:
+        return PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True)
+    targets = config.lora_target_modules
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        use_dora=config.tuner == "dora",
+        target_modules=targets[0] if targets == ["all-linear"] else targets,
+        modules_to_save=config.lora_modules_to_save or None,
+    )
+    torch.manual_seed(config.seed)
+    try:
+        return get_peft_model(model, lora)
+    except ValueError as error:
+        raise UserError(f"lora_target_modules, lora_modules_to_save: {' '.join(str(error).split())}") from error
+
+
+def decoder_layers(model: Any) -> nn.ModuleList | None:
+    """The decoder's blocks: its longest list of modules, or None where it has none."""
+    lists = [module for module in base_model(model).get_decoder().modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=None)
+
+
+def compile_layers(model: Any) -> str:
+    """Compiles each decoder layer by itself, which is quick and reused by all of them; a note where that fails."""
+    layers = decoder_layers(model)
+    if layers is None:
+        return "torch_compile is not used, since the model has no list of layers."
+    for layer in layers:
+        layer.compile()
+    return ""
+
+
+def parameter_counts(model: Any) -> tuple[int, int]:
+    """Trainable parameters and all parameters."""
+    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)

@@ -1,0 +1,62 @@
+"""One forward pass: a micro-batch in, the summed loss of its targets out. What DDP and FSDP wrap."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from agentsft.batch.collate import MicroBatch
+from agentsft.train.attention import Attention
+from agentsft.train.loss import CHUNK_LOGITS, Head, chunked_loss, plain_loss
+
+
+class LossModule(nn.Module):
+    """A causal language model that returns sums over a micro-batch's targets instead of logits.
+
+    `model` is a Transformers model or PEFT's wrapper of one. `own_head` False leaves the logits to the model's own
+    forward, for heads that `Head` does not know.
+    """
+
+    def __init__(self, model: Any, attention: Attention, own_head: bool = True) -> None:
+        super().__init__()
+        self.model = model
+        self.attention = attention
+        self.own_head = own_head
+
+    def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of weight * nll (float32, differentiable) and sums of nll by label (float32[len(LABELS)], detached)."""
+        model = base_model(self.model)
+        if not self.own_head:
+            return plain_loss(model_logits(model, batch, self.attention), batch)
+        hidden = decode(model.get_decoder(), batch, self.attention).flatten(0, 1).index_select(0, batch.rows)
+        logits_at_once = CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cpu"])
+        chunk = max(logits_at_once // model.get_output_embeddings().weight.shape[0], 1)
+        return chunked_loss(Head(model), hidden, batch, chunk)
+
+
+def base_model(model: Any) -> Any:
+    """The Transformers model inside PEFT's wrapper, or `model` itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decode(decoder: nn.Module, batch: MicroBatch, attention: Attention) -> torch.Tensor:
+    """The decoder's last hidden state [b, n, d]."""
+    return decoder(**_inputs(batch, attention)).last_hidden_state
+
+
+def model_logits(model: Any, batch: MicroBatch, attention: Attention) -> torch.Tensor:
+    """Logits [u, vocab] at `batch.rows` from the model's own forward, without those of other columns if it can."""
+    row, column = batch.rows // batch.input_ids.shape[1], batch.rows % batch.input_ids.shape[1]
+    inputs = _inputs(batch, attention)
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        inputs["logits_to_keep"], column = torch.unique(column, return_inverse=True)
+    return model(**inputs).logits[row, column]
+
+
+def _inputs(batch: MicroBatch, attention: Attention) -> dict[str, Any]:
+    """Rows keep the positions that the model gives them by itself, since not every model takes any."""
+    positions = {} if batch.subtree_end is None else {"position_ids": batch.position_ids}
+    return {"input_ids": batch.input_ids, "use_cache": False, **positions, **attention.arguments(batch)}

@@ -1,0 +1,100 @@
+"""Questions put to the real model before the first step: does our way of computing give what Transformers gives?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from agentsft.batch.collate import MicroBatch, collate
+from agentsft.batch.pack import Pack
+from agentsft.batch.split import chains
+from agentsft.train.attention import FLEX_BLOCK, Attention
+from agentsft.train.loss import Head
+from agentsft.train.module import decode, model_logits
+from agentsft.types import TokenTree
+
+
+def attention_fault(model: Any, attention: Attention, own: str) -> str:
+    """Why a small forest's hidden states differ from those of its paths, each run alone by Transformers; '' if not.
+
+    `model` runs the forest with its present attention implementation and the paths with `own`, Transformers' choice.
+    """
+    rows = attention.mode == "rows"
+    trees = _forest(model.config.get_text_config().vocab_size)
+    pieces = [piece for tree in trees for piece in chains(tree)]
+    implementation, training = model.config._attn_implementation, model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            ours = _hidden(model, Pack(tuple(pieces if rows else trees), rows), attention)
+            model.set_attn_implementation(own)
+            alone = [_hidden(model, Pack((piece,), rows=True), Attention("rows", model.device)) for piece in pieces]
+    except Exception as error:  # whatever a model's code may raise
+        return f"it fails with {type(error).__name__} ({' '.join(str(error).split())[:200]})"
+    finally:
+        model.set_attn_implementation(implementation)
+        model.train(training)
+    theirs = {token: hidden for part in alone for token, hidden in part.items()}
+    difference = _difference(torch.stack([ours[token] for token in theirs]), torch.stack(list(theirs.values())))
+    if difference <= _tolerance(model):
+        return ""
+    return f"a small token tree and its paths differ by {difference:.1e} of the largest hidden state"
+
+
+def head_fault(model: Any) -> str:
+    """Why `Head` may not stand for the model's own way to logits, or ''."""
+    rows = Attention("rows", model.device)
+    batch = _batch(model, Pack((_forest(model.config.get_text_config().vocab_size)[1],), rows=True), rows)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            theirs = model_logits(model, batch, rows).float()
+            ours = Head(model)(decode(model.get_decoder(), batch, rows).flatten(0, 1)[batch.rows]).float()
+    except Exception as error:  # a model without such parts
+        return f"it fails with {type(error).__name__} ({' '.join(str(error).split())[:200]})"
+    finally:
+        model.train(training)
+    if ours.shape == theirs.shape and (difference := _difference(ours, theirs)) <= _tolerance(model):
+        return ""
+    return "its logits are not those of the output embeddings" + (
+        f" (they differ by {difference:.1e} of the largest)" if ours.shape == theirs.shape else ""
+    )
+
+
+def _batch(model: Any, pack: Pack, attention: Attention) -> MicroBatch:
+    return collate(pack, FLEX_BLOCK if attention.mode == "flex" else 1).to(model.device)
+
+
+def _hidden(model: Any, pack: Pack, attention: Attention) -> dict[int, torch.Tensor]:
+    """The hidden state (float32) of every target of the pack, by the target's token."""
+    batch = _batch(model, pack, attention)
+    hidden = decode(model.get_decoder(), batch, attention).flatten(0, 1).float()
+    return dict(zip(batch.token.tolist(), hidden[batch.rows[batch.row]], strict=True))
+
+
+def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def _tolerance(model: Any) -> float:
+    return 1e-4 if model.dtype == torch.float32 else 5e-2
+
+
+def _forest(vocab_size: int) -> list[TokenTree]:
+    """A tree that branches at two depths, and a chain; every token is a target, told apart by its `token`."""
+    parents = [[-1, 0, 1, 2, 3, 4, 5, 3, 7, 8, 1, 10, 11], [-1, 0, 1, 2, 3, 4, 5]]
+    random, trees, first = np.random.default_rng(0), [], 0
+    for parent in parents:
+        n = len(parent)
+        depth, end = np.zeros(n, np.int32), np.arange(1, n + 1, dtype=np.int32)
+        for node in range(1, n):
+            depth[node] = depth[parent[node]] + 1
+        for node in range(n - 1, 0, -1):
+            end[parent[node]] = max(end[parent[node]], end[node])
+        ids, source = random.integers(0, vocab_size, n).astype(np.int32), np.arange(n, dtype=np.int32)
+        trees.append(TokenTree(ids, depth, end, source, source + first, np.ones(n, np.float32), np.zeros(n, np.int8)))
+        first += n
+    return trees
