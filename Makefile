@@ -13,6 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP = $(BIN)/python -m pip install $$(test -t 2 || echo --quiet)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format examples ci clean
@@ -22,15 +23,16 @@ help: ## List the targets.
 
 setup: $(READY) ## Make .venv and install the project, its tests' and its linters' needs.
 
-$(READY): pyproject.toml Makefile
+$(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'agentsft needs Python 3.11 or newer: make setup PYTHON=python3.12' >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
 		{ echo '$(PYTHON) cannot make environments: install its venv module (Debian: apt install python3-venv),' \
 		'or name another Python: make setup PYTHON=...' >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install $(TORCH)
-	$(BIN)/python -m pip install --editable '.[gguf]' --group test --group lint
+	@echo 'Installing into $(VENV): minutes the first time, seconds later'
+	$(PIP) --upgrade 'pip>=25.1'
+	$(PIP) $(TORCH)
+	$(PIP) --editable '.[gguf]' --group test --group lint
 	@touch $@
 
 demo: $(READY) ## Fine-tune SmolLM2-135M on the example conversations and compare its answers.
@@ -58,4 +60,4 @@ ci: ## Do what the continuous integration does.
 	bash .ci/run
 
 clean: ## Remove the environment and all caches.
-	rm -rf $(VENV) $(AGENTSFT_CACHE) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

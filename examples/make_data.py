@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agent_tasks import chinese, formats, handbook, mistakes, office, plain, searches, service, shop
+from agent_tasks import chinese, formats, handbook, mistakes, office, plain, rules, searches, service, several, shop
 from agent_tasks.episode import Episode
 from agent_tasks.weights import weights_row
 from agent_tasks.world import World, make_world
@@ -26,9 +26,9 @@ SINGLE: tuple[Task, ...] = (
     shop.discount, office.average, handbook.policy, office.trip_fuel, shop.category_stock, office.unit,
     handbook.allowance, shop.low_stock, office.offers, mistakes.wrong_table, office.deadline, searches.second_word,
     shop.best_customer, mistakes.percent_error, handbook.return_until, shop.month_share, mistakes.unit_error,
-    handbook.trip_budget, shop.reorder_cost, office.days_rate, searches.missing_file, shop.within_budget,
+    handbook.trip_budget, rules.refund, shop.reorder_cost, office.days_rate, searches.missing_file, shop.within_budget,
     mistakes.currency_error, handbook.leave_notice, mistakes.return_rate, office.text_length, searches.not_there,
-    mistakes.wrong_column, mistakes.growth, handbook.reorder_list, mistakes.bad_date, handbook.free_delivery,
+    mistakes.wrong_column, mistakes.growth, rules.reorder_list, mistakes.bad_date, rules.free_delivery,
     office.travel_time,
 )  # fmt: skip
 FOLLOWED: tuple[Task, ...] = (
@@ -36,8 +36,8 @@ FOLLOWED: tuple[Task, ...] = (
     office.deadline,
 )  # fmt: skip
 PARALLEL: tuple[Task, ...] = (
-    service.stock_of_several, service.several_units, service.several_days, service.several_currencies,
-    service.two_rules, service.order_delivery, service.recipe,
+    several.stock_of_several, several.several_units, several.several_days, several.several_currencies,
+    several.two_rules, several.several_rates, several.order_delivery, several.recipe,
 )  # fmt: skip
 SERVICE: tuple[Task, ...] = (service.cancel, service.too_late, service.change_quantity, service.unknown_order)
 PLAIN: tuple[Task, ...] = (plain.sorting, plain.puzzle, plain.clash, plain.later_day)

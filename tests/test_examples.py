@@ -138,13 +138,17 @@ def test_no_two_rows_say_the_same() -> None:
 
 
 def test_arguments_follow_the_schema_of_their_tool(toolbox: Any) -> None:
-    checked = 0
+    called = set()
+    validators: dict[str, jsonschema.Draft202012Validator] = {}
     for _, row in all_rows():
         for call in calls(row, toolbox):
-            jsonschema.Draft202012Validator.check_schema(call.schema)
-            jsonschema.validate(call.arguments, call.schema)
-            checked += 1
-    assert checked > 400
+            text = json.dumps(call.schema)
+            if text not in validators:
+                jsonschema.Draft202012Validator.check_schema(call.schema)
+                validators[text] = jsonschema.Draft202012Validator(call.schema)
+            validators[text].validate(call.arguments)
+            called.add(call.name)
+    assert called == set(toolbox.TOOLS)
 
 
 def test_observations_are_what_the_tools_return(toolbox: Any) -> None:

@@ -78,12 +78,15 @@ class Planner:
         """
         pieces = [piece for tree in trees for piece in (chains(tree) if self.split else split_tree(tree, self.budget))]
         pieces = [piece for piece in pieces if (piece.weight > 0).any()]
-        bins = self._rows(pieces) if self.rows else self._best_fit(pieces)
-        self._divide(bins)
+        shares = [
+            self._rows(share) if self.rows else self._best_fit(share) for share in self._balance(pieces, self.world)
+        ]
+        most = max(map(len, shares))
+        ranks = [sorted(self._divide(bins, most), key=self.cost, reverse=True) for bins in shares]
         weight = np.concatenate([tree.weight for tree in trees]) if trees else np.zeros(0, np.float32)
         label = np.concatenate([tree.label for tree in trees]) if trees else np.zeros(0, np.int8)
         return StepPlan(
-            ranks=self._share(bins),
+            ranks=tuple(tuple(Pack(tuple(trees), self.rows) for trees in bins) for bins in ranks),
             num_items=int((weight > 0).sum()),
             weights=float(weight.sum(dtype=np.float64)),
             label_counts=np.bincount(label[weight > 0], minlength=len(LABELS)),
@@ -119,31 +122,24 @@ class Planner:
                 bins.append([piece])
         return bins
 
-    def _divide(self, bins: list[list[TokenTree]]) -> None:
-        """Halves the costliest bins until every rank can have equally many, as far as there are pieces."""
-        while len(bins) % self.world:
-            several = [number for number, pieces in enumerate(bins) if len(pieces) > 1]
-            if not several:
-                return
-            whole = bins.pop(max(several, key=lambda number: self.cost(bins[number])))
-            bins += self._halves(whole)
+    def _balance(self, pieces: list[TokenTree], shares: int) -> list[list[TokenTree]]:
+        """The costliest piece first, to whom has least."""
+        shared: list[list[TokenTree]] = [[] for _ in range(shares)]
+        load = [0.0] * shares
+        costs = [self.cost([piece]) for piece in pieces]
+        for number in sorted(range(len(pieces)), key=lambda number: -costs[number]):
+            least = load.index(min(load))
+            shared[least].append(pieces[number])
+            load[least] += costs[number]
+        return shared
 
-    def _halves(self, pieces: list[TokenTree]) -> list[list[TokenTree]]:
-        if self.rows:
-            return [pieces[: len(pieces) // 2], pieces[len(pieces) // 2 :]]
-        halves: tuple[list[TokenTree], list[TokenTree]] = ([], [])
-        for piece in sorted(pieces, key=lambda piece: self.cost([piece]), reverse=True):
-            min(halves, key=self.cost).append(piece)
-        return list(halves)
-
-    def _share(self, bins: list[list[TokenTree]]) -> tuple[tuple[Pack, ...], ...]:
-        each = -(-len(bins) // self.world)
-        shares: list[list[list[TokenTree]]] = [[] for _ in range(self.world)]
-        load = [0.0] * self.world
-        for trees in sorted(bins, key=self.cost, reverse=True):
-            rank = min((r for r in range(self.world) if len(shares[r]) < each), key=lambda r: load[r])
-            shares[rank].append(trees)
-            load[rank] += self.cost(trees)
-        for share in shares:
-            share += [[] for _ in range(each - len(share))]
-        return tuple(tuple(Pack(tuple(trees), self.rows) for trees in share) for share in shares)
+    def _divide(self, bins: list[list[TokenTree]], most: int) -> list[list[TokenTree]]:
+        """`bins`, the costliest halved until there are `most`, then with empty ones, so that all ranks have as many."""
+        while len(bins) < most:
+            largest = max(bins, key=lambda pieces: (len(pieces) > 1, self.cost(pieces)), default=[])
+            if len(largest) < 2:
+                return [*bins, *([] for _ in range(most - len(bins)))]
+            half = len(largest) // 2
+            halves = [largest[:half], largest[half:]] if self.rows else self._balance(largest, 2)
+            bins = [pieces for pieces in bins if pieces is not largest] + halves
+        return bins

@@ -38,8 +38,17 @@ def load_model(config: TrainConfig, device: torch.device, precision: str, checkp
     if not full:
         model = _with_adapter(config, model, checkpoint)
     if config.gradient_checkpointing:
-        base_model(model).gradient_checkpointing_enable({"use_reentrant": False})
+        _checkpoint_activations(base_model(model))
     return model.train()
+
+
+def _checkpoint_activations(model: Any) -> None:
+    # Transformers 5.23 renamed the method and warns about the old name.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(f"gradient_checkpointing: {error}") from error
 
 
 def _from_pretrained(config: TrainConfig, path: str | Path, dtype: torch.dtype) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from agent_tasks.episode import Episode, listing
+from agent_tasks.episode import Episode
 from agent_tasks.office import a_day
 from agent_tasks.shop import FollowUp
 
@@ -242,72 +242,3 @@ def leave_notice(ep: Episode) -> None:
         "[Ask by {last}, {weeks} weeks before {day}.|The latest day is {last} ({weeks} weeks ahead).]",
         last=last,
     )
-
-
-def reorder_list(ep: Episode) -> None:
-    """Which products the handbook's rule says to reorder."""
-    ep.ask(
-        "[Which products must {shop} reorder by its own rule?|By the handbook's rule, what do we have to reorder "
-        "now?|Check the reorder rule of {shop} and list the products it applies to.]",
-        "which products fall under the reorder rule",
-        words="reorder",
-        shop=ep.world.shop,
-    )
-    level = fact(ep, "reorder", LOOK, "reorder")
-    ep.note(level=level)
-    rows = ep.sql(
-        "[Fewer than {level} pieces. Now the stock.|The level is {level}, so I query products below it.]",
-        "SELECT name, stock FROM products WHERE stock < {} ORDER BY stock, name",
-        level,
-    )
-    if rows:
-        ep.answer(
-            "[These are below {level}.|The query lists them all.]",
-            "[Reorder, with fewer than {level} pieces left|Below {level} pieces]: {items}.",
-            items=listing([f"{row['name']} ({row['stock']})" for row in rows], ", "),
-        )
-    else:
-        ep.answer(
-            "[The result is empty: nothing is below {level}.|No product is that low.]",
-            "[Nothing has to be reordered: no product has fewer than {level} pieces.|No product is below {level} "
-            "pieces.]",
-        )
-
-
-def free_delivery(ep: Episode) -> None:
-    """Whether an order is delivered free: its total from the database against the handbook's limit."""
-    order = ep.rng.choice(ep.world.orders)["id"]
-    ep.ask(
-        "[Is order {order} delivered free of charge?|Does order {order} get free delivery?|Do we charge delivery for "
-        "order {order}?]",
-        "whether order {order} is delivered free",
-        order=order,
-        words="free of charge",
-    )
-    total = ep.sql(
-        "[First the value of the order.|I compute what order {order} is worth.]",
-        "SELECT ROUND(o.quantity * p.price, 2) AS total FROM orders o JOIN products p ON p.id = o.product_id WHERE "
-        "o.id = {}",
-        order,
-    )[0]["total"]
-    ep.note(total=total)
-    limit = fact(
-        ep,
-        "free",
-        "[It is worth {total} EUR. What does the handbook ask for?|{total} EUR; now the limit for free delivery.]",
-        "free of charge",
-    )
-    if total >= limit:
-        ep.answer(
-            "[{total} is at least {limit}, so it is free.|The limit of {limit} EUR is reached.]",
-            "[Order {order} is delivered free: its {total} EUR reach the limit of {limit} EUR.|No charge: {total} "
-            "EUR is not below {limit} EUR.]",
-            limit=limit,
-        )
-    else:
-        ep.answer(
-            "[{total} is below {limit}, so it is not free.|The limit of {limit} EUR is not reached.]",
-            "[Order {order} is not delivered free: {total} EUR is below the limit of {limit} EUR.|Delivery is "
-            "charged, since {total} EUR does not reach {limit} EUR.]",
-            limit=limit,
-        )

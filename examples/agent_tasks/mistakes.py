@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from agent_tasks.episode import Episode
 
+COUNT = "SELECT COUNT(*) AS n FROM {table}"
+ONE_PRODUCT = "SELECT {column} FROM products WHERE name = {{}}"
+
 
 def wrong_table(ep: Episode) -> None:
     """The agent guesses a table's name, reads the error and looks at the schema."""
@@ -23,7 +26,7 @@ def wrong_table(ep: Episode) -> None:
     ep.sql(
         "[I do not know the tables yet; {wrong} is a likely name.|Perhaps there is a table called {wrong}.|I try to "
         "count the rows of {wrong}.]",
-        f"SELECT COUNT(*) AS n FROM {wrong}",
+        COUNT.format(table=wrong),
     )
     ep.sql(
         "[There is no such table, so I list the tables that exist.|That name is wrong. sqlite_master knows the tables."
@@ -32,7 +35,7 @@ def wrong_table(ep: Episode) -> None:
     )
     rows = ep.sql(
         "[The table is called {right}.|It is {right}; now I can count.|I see a table {right}, which must be the one.]",
-        f"SELECT COUNT(*) AS n FROM {right}",
+        COUNT.format(table=right),
     )
     ep.answer(
         "[The count is {n}.|The query worked: {n}.|There are {n} rows.]",
@@ -55,7 +58,7 @@ def wrong_column(ep: Episode) -> None:
     ep.ask(question, f"the {right} of the {{item}}", item=product["name"])
     ep.sql(
         "[A table products probably has what I need.|I query products for the {item}.|Let me ask products for it.]",
-        f"SELECT {wrong} FROM products WHERE name = {{}}",
+        ONE_PRODUCT.format(column=wrong),
         product["name"],
     )
     ep.sql(
@@ -65,7 +68,7 @@ def wrong_column(ep: Episode) -> None:
     )
     rows = ep.sql(
         f"[The column is {right}.|It is called {right}.|{right} is what I want.]",
-        f"SELECT {right} FROM products WHERE name = {{}}",
+        ONE_PRODUCT.format(column=right),
         product["name"],
     )
     unit = {"price": "EUR", "stock": "pieces"}[right]
@@ -254,8 +257,8 @@ def bad_date(ep: Episode) -> None:
         date=ep.values["wrong"],
     )
     day = ep.call(
-        "[That date does not exist. The month ends on {right}, so I give that weekday as well.|The tool refuses the "
-        "date, since the month is shorter. I check its last day, {right}.]",
+        "[That date does not exist. The month ends on {right}, so I give that weekday as well.|The month is shorter "
+        "than that. I check its last day, {right}.]",
         "weekday",
         date=ep.values["right"],
     )

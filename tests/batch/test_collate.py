@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsft.batch.collate import MicroBatch, collate
@@ -34,6 +34,7 @@ def unpacked(batch: MicroBatch) -> TokenTree:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(token_trees(), max_size=5), st.sampled_from([1, 8, 128]))
 def test_a_forest_keeps_contexts_targets_and_positions(trees: list[TokenTree], multiple: int) -> None:
     batch = collate(Pack(tuple(trees)), multiple)
@@ -45,6 +46,7 @@ def test_a_forest_keeps_contexts_targets_and_positions(trees: list[TokenTree], m
     assert (np.diff(batch.rows) > 0).all()
 
 
+@settings(deadline=None)
 @given(st.lists(token_trees(), max_size=5))
 def test_rows_keep_contexts_and_targets_and_mask_padding_alone(trees: list[TokenTree]) -> None:
     paths = [path for tree in trees for path in chains(tree)]

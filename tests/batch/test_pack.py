@@ -25,7 +25,7 @@ def shape(plan: StepPlan) -> list[list[list[int]]]:
     return [[[len(tree) for tree in pack.trees] for pack in rank] for rank in plan.ranks]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(token_trees(), max_size=8), PLANNERS)
 def test_a_plan_teaches_each_target_once_within_the_budget(trees: list[TokenTree], planner: Planner) -> None:
     plan = planner.plan(trees)

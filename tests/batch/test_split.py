@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentsft.batch.split import chains, leaves, split_tokens, split_tree
@@ -9,6 +9,7 @@ from agentsft.types import TokenTree
 from tests.batch.trees import context, lessons, token_trees
 
 
+@settings(deadline=None)
 @given(token_trees(), st.integers(0, 50))
 def test_split_trees_teach_exactly_what_the_tree_taught(tree: TokenTree, budget: int) -> None:
     pieces = split_tree(tree, budget)
@@ -18,6 +19,7 @@ def test_split_trees_teach_exactly_what_the_tree_taught(tree: TokenTree, budget:
         assert [len(context(piece, q)) - 1 for q in range(len(piece))] == piece.position_ids.tolist()
 
 
+@settings(deadline=None)
 @given(token_trees())
 def test_chains_are_the_paths_to_the_leaves(tree: TokenTree) -> None:
     paths = chains(tree)

@@ -1,0 +1,81 @@
+"""The examples of a run: read, prepared, entered in the ledger, and divided into training and held-out ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agentsft.config import TrainConfig
+from agentsft.encode.load import prepare_all
+from agentsft.encode.prepare import Preparer
+from agentsft.errors import UserError
+from agentsft.train.ledger import Ledger
+from agentsft.types import Example
+
+
+@dataclass
+class Dataset:
+    """What a run trains on, what it holds out, and what it lost."""
+
+    train: list[Example] = field(default_factory=list)
+    held_out: list[Example] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+
+
+def load_dataset(config: TrainConfig, preparer: Preparer, advance: Callable[[int], None] | None = None) -> Dataset:
+    """Prepare the rows of `data` and `eval_data`; `advance` hears of each row.
+
+    `eval_share` holds out whole groups of conversations that begin with the same user message, chosen by the seed, so
+    that several attempts at one task never stand on both sides. Raises UserError when no row can be trained.
+    """
+    if not config.data:
+        raise UserError("no data: say --data PATH, or `data:` in the recipe.")
+    dataset = Dataset()
+    examples = []
+    for example in prepare_all(config, preparer):
+        dataset.ledger.add(example)
+        if example.tree is not None:
+            examples.append(example)
+        if advance:
+            advance(1)
+    if not examples:
+        worst = dataset.ledger.by_reason()[:1]
+        cause = f": {dataset.ledger.entries[0]['source']}: {dataset.ledger.entries[0]['detail']}" if worst else "."
+        raise UserError(f"no row of {', '.join(config.data)} can be trained{cause}")
+    dataset.train, dataset.held_out = _divided(examples, config.eval_share, config.seed)
+    if config.eval_data:
+        for example in prepare_all(config, preparer, config.eval_data):
+            if example.tree is not None:
+                dataset.held_out.append(example)
+            if advance:
+                advance(1)
+    return dataset
+
+
+def _divided(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Training and held-out examples; the latter are whole groups, about `share` of all."""
+    if not share:
+        return examples, []
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(_task(example), []).append(example)
+    names = list(groups)
+    random.Random(seed).shuffle(names)
+    wanted, held_out = share * len(examples), set()
+    count = 0
+    for name in names[:-1]:  # at least one group stays to be trained
+        if count >= wanted:
+            break
+        held_out.add(name)
+        count += len(groups[name])
+    return (
+        [example for example in examples if _task(example) not in held_out],
+        [example for example in examples if _task(example) in held_out],
+    )
+
+
+def _task(example: Example) -> str:
+    """What a conversation is about: its first user message."""
+    messages = example.conversation.messages if example.conversation else ()
+    return next((message.content for message in messages if message.role == "user"), example.source)

@@ -1,0 +1,127 @@
+"""Loss and gradient of a step depend on its conversations alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from agentsft.train.model import _checkpoint_activations
+from agentsft.types import TokenTree
+from tests.batch.trees import random_tree
+from tests.train.reference import reference
+from tests.train.tiny import loss_and_gradient, step_run, tiny_model
+from tests.train.two_ranks import short_runs
+
+WAYS: dict[str, dict[str, Any]] = {
+    "one pack": {},
+    "one by one": {"fill": 1},
+    "eight micro-batches": {"fill": 45},
+    "trees cut to the budget": {"budget": 25},
+    "split": {"layout": "split"},
+    "split, one by one": {"layout": "split", "fill": 1},
+    "eager": {"attn_implementation": "eager"},
+    "gradient checkpointing": {"gradient_checkpointing": True},
+}
+
+
+def trees() -> list[TokenTree]:
+    random = np.random.default_rng(7)
+    return [random_tree(random, int(n)) for n in random.integers(5, 60, 9)]
+
+
+def same(ours: tuple[float, torch.Tensor], theirs: tuple[float, torch.Tensor]) -> bool:
+    assert float(theirs[1].norm()) > 1e-3
+    return ours[0] == pytest.approx(theirs[0], rel=1e-5) and bool(
+        (ours[1] - theirs[1]).norm() <= 1e-5 * theirs[1].norm()
+    )
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "cohere", "granite", "gemma2-wide"])
+def test_loss_and_gradient_equal_plain_transformers_however_the_step_is_laid_out(name: str) -> None:
+    expected = reference(tiny_model(name), trees())
+    for way, settings in WAYS.items():
+        model = tiny_model(name)
+        if settings.get("gradient_checkpointing"):
+            _checkpoint_activations(model)
+        run = step_run(model, trees(), **settings)
+        assert run.planner.split == (settings.get("layout") == "split")
+        assert same(loss_and_gradient(run), expected), way
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_models_with_sliding_windows_get_padded_paths_with_the_same_loss_and_gradient(name: str) -> None:
+    expected = reference(tiny_model(name), trees())
+    for way in ("one pack", "one by one", "eight micro-batches", "eager"):
+        run = step_run(tiny_model(name), trees(), **WAYS[way])
+        assert (run.planner.split, run.planner.rows) == (True, True)
+        assert same(loss_and_gradient(run), expected), way
+
+
+@pytest.mark.parametrize("normalize", ["items", "weights"])
+def test_normalize_chooses_the_denominator(normalize: str) -> None:
+    expected = reference(tiny_model("llama"), trees(), by_weights=normalize == "weights")
+    assert same(loss_and_gradient(step_run(tiny_model("llama"), trees(), normalize=normalize)), expected)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two processes, started by `accelerate launch`, left what they computed."""
+    folder, root = tmp_path_factory.mktemp("two_ranks"), Path(__file__).parents[2]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "-m", "tests.train.two_ranks", str(folder)],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_two_processes_give_the_same_loss_and_gradient(two_ranks: Path) -> None:
+    results = load_file(two_ranks / "results.safetensors")
+    for way in ("tree", "split", "small packs", "fewer trees than ranks"):
+        taught = trees()[:1] if way == "fewer trees than ranks" else trees()
+        ours = float(results[f"{way}/loss"]), results[f"{way}/gradient"]
+        assert same(ours, reference(tiny_model("llama"), taught)), way
+
+
+def test_two_processes_resume_bit_identically_and_train_like_one(two_ranks: Path, tmp_path: Path) -> None:
+    assert rows(two_ranks / "whole") == rows(two_ranks / "cut")
+    whole, cut = (load_file(two_ranks / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    short_runs(two_ranks, trees(), [("alone", {"max_steps": 4})])
+    for one, two in zip(rows(two_ranks / "alone"), rows(two_ranks / "whole"), strict=True):
+        assert one.keys() == two.keys()
+        for key in one.keys() & {"loss", "eval_loss", "grad_norm", "num_items_in_batch", "step"}:
+            assert one[key] == pytest.approx(two[key], rel=1e-4), key
+
+
+def rows(output: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl without what depends on the clock."""
+    clock = ("seconds", "tokens_per_second", "memory_gib")
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in lines]
