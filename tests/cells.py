@@ -48,7 +48,9 @@ def cell(example: Example) -> str:
     if example.refusal is not None:
         return example.refusal.reason
     assert example.tree is not None
-    return ("exact" if example.tree.is_chain else "branched") + (f" -{example.lost_turns}" if example.lost_turns else "")
+    return ("exact" if example.tree.is_chain else "branched") + (
+        f" -{example.lost_turns}" if example.lost_turns else ""
+    )
 
 
 def page() -> str:

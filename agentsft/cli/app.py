@@ -113,7 +113,9 @@ def smollm2(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model and the run.")] = Path("outputs/demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model and the run.")] = Path(
+        "outputs/demo"
+    ),
 ) -> None:
     """Preview, fine-tune and compare on the example data, with a small model on the CPU."""
     from agentsft.cli.demo import run_demo

@@ -86,7 +86,13 @@ def run_check(config: DataConfig, output_format: str, show: int) -> int:
         raise UserError(f"--format is text or json; not {output_format!r}.")
     preparer = load_preparer(config)
     totals = Totals()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("rows", total=None)
         for example in prepare_all(config, preparer):

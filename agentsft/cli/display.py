@@ -24,7 +24,9 @@ def console(stderr: bool = False, record: bool = False) -> Console:
 
 def recording_console(width: int = 120) -> Console:
     """A console that writes nowhere and can be exported as HTML."""
-    return Console(file=io.StringIO(), record=True, width=width, force_terminal=True, color_system="truecolor", highlight=False)
+    return Console(
+        file=io.StringIO(), record=True, width=width, force_terminal=True, color_system="truecolor", highlight=False
+    )
 
 
 def weight_style(weight: float, odd: bool = False) -> str:

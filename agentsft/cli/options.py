@@ -46,19 +46,24 @@ def _flag(option: Any, kind: Any) -> inspect.Parameter:
     target = next((k for k in get_args(kind) if k is not type(None)), kind) if type(None) in get_args(kind) else kind
     extra: dict[str, Any] = {"help": _help(option), "rich_help_panel": option.metadata["group"], "show_default": False}
     names = [name]
+    flag_type: Any = {list[str]: list[str], dict[str, Any]: str}.get(target, target)
     if target is bool:
         names = [f"{name}/--no-{option.name.replace('_', '-')}"]
-    elif option.metadata["choices"]:
-        target = enum.Enum(option.name, {choice: choice for choice in option.metadata["choices"]}, type=str)
+    elif choices := option.metadata["choices"]:
+        flag_type = _choice(option.name, choices)
     if option.name in _SHORT:
         names.append(_SHORT[option.name])
-    flag_type = {list[str]: list[str], dict[str, Any]: str}.get(target, target)
     return inspect.Parameter(
         option.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
         annotation=Annotated[flag_type | None, typer.Option(*names, **extra)],
     )
+
+
+def _choice(name: str, choices: tuple[str, ...]) -> Any:
+    """Typer reads choices from enums."""
+    return enum.Enum(name, {choice: choice for choice in choices}, type=str)  # type: ignore[misc]
 
 
 def _plain(value: Any) -> Any:

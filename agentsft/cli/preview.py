@@ -151,7 +151,7 @@ def _path_text(view: PathView) -> Text:
         if (token.kind, token.message) != segment:
             segment = (token.kind, token.message)
             if token.kind != "suffix":
-                text.append(("\n" if text.plain and not text.plain.endswith("\n") else ""))
+                text.append("\n" if text.plain and not text.plain.endswith("\n") else "")
                 text.append(f"{token.kind} {token.message}" if token.message >= 0 else token.kind, "bold magenta")
                 text.append("\n")
         _append_token(text, token)

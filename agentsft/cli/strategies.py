@@ -16,6 +16,13 @@ def run_strategies() -> None:
     aliases = ((name, "+".join(parts)) for name, parts in ALIASES.items())
     screen.print(table("\naliases", ["alias", "means"], aliases))
     for strategy in list_strategies():
-        screen.print(Text.assemble(("\n" + strategy.name, "bold"), f"  {strategy.description}", (f"  ({strategy.origin})", "dim")))
-        rows = ((kind, Text(pattern), ", ".join(f"{weight:g}" for weight in weights)) for kind, pattern, weights in strategy.rows)
+        screen.print(
+            Text.assemble(
+                ("\n" + strategy.name, "bold"), f"  {strategy.description}", (f"  ({strategy.origin})", "dim")
+            )
+        )
+        rows = (
+            (kind, Text(pattern), ", ".join(f"{weight:g}" for weight in weights))
+            for kind, pattern, weights in strategy.rows
+        )
         screen.print(table("", ["kind", "pattern", "weight: own, text after"], rows))

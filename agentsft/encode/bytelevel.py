@@ -1,4 +1,4 @@
-"""Byte-level vocabularies: the bytes of every token, so that offsets and proofs need no second pass of the tokenizer."""
+"""Byte-level vocabularies: the bytes of every token, for offsets and proofs without a second pass."""
 
 from __future__ import annotations
 

@@ -51,9 +51,7 @@ def load_preparer(config: DataConfig, tokenizer: Any | None = None) -> Preparer:
 
 def load_rows(config: DataConfig, paths: list[str] | None = None) -> Iterator[Row]:
     """The rows of the settings' data, or of `paths`."""
-    return read_rows(
-        config.data if paths is None else paths, config.data_format, config.reasoning, config.agent_format
-    )
+    return read_rows(config.data if paths is None else paths, config.data_format, config.reasoning, config.agent_format)
 
 
 def prepare_all(config: DataConfig, preparer: Preparer, paths: list[str] | None = None) -> Iterator[Example]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -49,7 +49,7 @@ class Preparer:
         mask_history: bool = False,
         chat_template: str | None = None,
         template_kwargs: dict[str, Any] | None = None,
-        stop_tokens: Collection[str] = (),
+        stop_tokens: Iterable[str] = (),
         control_tokens: str = "refuse",
         max_length: int | None = None,
         overflow: str = "drop_turns",
@@ -59,7 +59,7 @@ class Preparer:
         check_combination(self.loss_scale, mask_history)
         self.mask_history = mask_history
         self.template = Template(tokenizer, chat_template, template_kwargs)
-        self.traits: Traits = probe(self.template, tokenizer, stop_tokens)
+        self.traits: Traits = probe(self.template, tokenizer, list(stop_tokens))
         self.renderer = Renderer(self.template, self.traits, control_tokens == "allow")
         self.encoder = ChunkEncoder(tokenizer)
         self.max_length = max_length
@@ -112,7 +112,9 @@ class Preparer:
             trained = trained_messages(conversation.messages, self.loss_scale.base, self.mask_history)
             rendered = self.renderer.turns(conversation, sorted(trained))
             if not rendered:
-                raise RowError("no_assistant", "no assistant message of this row is trained; see its flags and the base.")
+                raise RowError(
+                    "no_assistant", "no assistant message of this row is trained; see its flags and the base."
+                )
         except RowError as error:
             return _refused(row, error)
         turns = [self._weighed(conversation, turn, trained[turn.message]) for turn in rendered]
@@ -140,7 +142,9 @@ class Preparer:
         lost_tokens = straddling = 0
         for turn, chunks, response in zip(draft.turns, draft.chunks, encoded, strict=True):
             if response.altered:
-                detail = "the tokenizer does not give this response back when its ids are decoded; clean its characters."
+                detail = (
+                    "the tokenizer does not give this response back when its ids are decoded; clean its characters."
+                )
                 return _refused(row, RowError("content_altered", detail, turn.message))
             weight, label, straddled = token_weights(response, len(turn.response), turn.spans, turn.suffix_weight)
             prompt = self.encoder.ids_of(chunks)
@@ -168,7 +172,9 @@ class Preparer:
             return Example(row.index, row.source, refusal=lost, lost_turns=len(draft.turns), lost_tokens=lost_tokens)
         tree = build_tree(kept, train_prompts=self.loss_scale.base == "all")
         if lost is None and draft.skipped:
-            lost = Refusal("no_prompt", "a greeting before any user message has no prompt to be sampled after; it stays context.")
+            lost = Refusal(
+                "no_prompt", "a greeting before any user message has no prompt to be sampled after; it stays context."
+            )
         return Example(
             row.index,
             row.source,

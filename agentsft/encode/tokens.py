@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from agentsft.render.probe import token_pattern
 from agentsft.types import Turn
 
 _CACHED_CHARACTERS = 256 * 2**20
-_TRIAL = "Hi there,  \n\n 1.5 {\"a\": [1, 2]}\n\tÄ 你好 🙂 <x>\n"
+_TRIAL = 'Hi there,  \n\n 1.5 {"a": [1, 2]}\n\tÄ 你好 🙂 <x>\n'
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +44,9 @@ class ChunkEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "is_fast", False):
-            raise UserError("the tokenizer has no fast version, which weights by offset need; save one beside the model.")
+            raise UserError(
+                "the tokenizer has no fast version, which weights by offset need; save one beside the model."
+            )
         self._backend = tokenizer.backend_tokenizer
         normalizes = _has_normalizer(self._backend)
         added = [token for token in tokenizer.added_tokens_decoder.values() if token.content]
@@ -66,9 +68,11 @@ class ChunkEncoder:
         if not self.chunked:
             return [text] if text else []
         cuts = [0]
-        cuts += [match.start() for match in self._all.finditer(text) if match.group() in self._borders and match.start()]
+        cuts += [
+            match.start() for match in self._all.finditer(text) if match.group() in self._borders and match.start()
+        ]
         cuts.append(len(text))
-        return [text[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+        return [text[a:b] for a, b in pairwise(cuts) if b > a]
 
     def chunks_after(self, before: str, chunks: Sequence[str], text: str) -> list[str]:
         """The chunks of `text`, given those of a text `before` it: only what the two do not share is cut anew."""

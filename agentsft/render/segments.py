@@ -21,7 +21,9 @@ class _Mark:
     message: int
 
 
-def path_segments(renderer: Renderer, conversation: Conversation, turns: Sequence[Turn], leaf: Turn) -> tuple[Segment, ...]:
+def path_segments(
+    renderer: Renderer, conversation: Conversation, turns: Sequence[Turn], leaf: Turn
+) -> tuple[Segment, ...]:
     """The segments of the path that ends with the turn `leaf`; they join to its prompt, response and suffix.
 
     Response and suffix are exact where they are sampled. In the history, messages are found by their own text and by
@@ -109,7 +111,7 @@ class _Finder:
         return max(self.text.find(own, at), at)
 
     def _close(self, k: int, end: int) -> int:
-        """Where message k ends whose text ends at `end`: behind its closing token, if one comes before the next text."""
+        """Where message k ends whose text ends at `end`: behind its closing token, if it comes before the next text."""
         following = next((m.content.strip() for m in self.messages[k + 1 :] if m.content.strip()), "")
         limit = self.text.find(following, end) if following else -1
         closing = self.closer.search(self.text, end, limit if limit >= 0 else len(self.text))

@@ -48,9 +48,7 @@ class Renderer:
         self._check_needs(conversation)
         self._check_control_tokens(conversation)
         dicts = message_dicts(conversation, self.traits.arguments)
-        return [
-            self._turn(conversation, dicts, i) for i in messages if not self._is_unprompted(conversation, dicts, i)
-        ]
+        return [self._turn(conversation, dicts, i) for i in messages if not self._is_unprompted(conversation, dicts, i)]
 
     def _is_unprompted(self, conversation: Conversation, dicts: list[dict[str, Any]], i: int) -> bool:
         if i == 0:
@@ -89,10 +87,14 @@ class Renderer:
 
     @staticmethod
     def _prefix_detail(prompt: str, full: str, message: Message) -> str:
-        at = next((k for k, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full)))
+        at = next(
+            (k for k, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full))
+        )
         remedy = "the template renders the message otherwise than it prompts for it: use another --chat-template"
         if "think" in prompt[at:] and message.reasoning:
-            remedy = """if the template has a thinking mode, ask for it: --template-kwargs '{"enable_thinking": true}'"""
+            remedy = (
+                """if the template has a thinking mode, ask for it: --template-kwargs '{"enable_thinking": true}'"""
+            )
         elif "think" in prompt[at:]:
             remedy = "this message has no reasoning, and the template has no prompt without: add reasoning to the row"
         return f"the prompt ends {_show(prompt[at:])} where the message reads {_show(full[at:])}; {remedy}."
@@ -121,7 +123,9 @@ class Renderer:
         if token in self.traits.stop_tokens and token is not None:
             return text, token
         opens = f"; if {token!r} is where serving stops, say --stop-token {token!r}" if token else ""
-        raise RowError("no_stop_token", f"the template ends the message {_show(text[-40:])} without a stop token{opens}.", i)
+        raise RowError(
+            "no_stop_token", f"the template ends the message {_show(text[-40:])} without a stop token{opens}.", i
+        )
 
     def _check_needs(self, conversation: Conversation) -> None:
         """Refuse what the template would drop without a word: tools, calls and results."""
@@ -148,7 +152,9 @@ class Renderer:
                     )
         for text in _leaves(conversation.tools):
             if found := self._delimiters.search(text):
-                raise RowError("control_token", f"the tools hold {found.group()!r}; mend them or --control-tokens allow.")
+                raise RowError(
+                    "control_token", f"the tools hold {found.group()!r}; mend them or --control-tokens allow."
+                )
 
     def _check_content(self, message: Message, response: str, i: int) -> None:
         """Every text that the message brings must stand in its response, whole and in order of its kind."""

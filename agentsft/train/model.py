@@ -67,6 +67,7 @@ def _with_adapter(config: TrainConfig, model: Any, checkpoint: Path | None) -> A
     if checkpoint:
         return PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True)
     targets = config.lora_target_modules
+    embeddings = {name.split(".")[-1] for name in targets + config.lora_modules_to_save} & {"embed_tokens", "lm_head"}
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora_rank,
@@ -75,6 +76,7 @@ def _with_adapter(config: TrainConfig, model: Any, checkpoint: Path | None) -> A
         use_dora=config.tuner == "dora",
         target_modules=targets[0] if targets == ["all-linear"] else targets,
         modules_to_save=config.lora_modules_to_save or None,
+        ensure_weight_tying=bool(embeddings) and model.config.get_text_config().tie_word_embeddings,
     )
     torch.manual_seed(config.seed)
     try:

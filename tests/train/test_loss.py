@@ -100,7 +100,7 @@ def test_without_targets_loss_and_every_gradient_are_zero() -> None:
     hidden = torch.randn(0, WIDTH, requires_grad=True)
     loss, _ = chunked_loss(head, hidden, batch, 8)
     loss.backward()
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
     assert [p.grad.abs().max().item() for p in head.embeddings.parameters() if p.grad is not None] == [0.0, 0.0]
 
 

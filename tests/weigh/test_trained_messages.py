@@ -127,3 +127,5 @@ def test_a_numeric_override_is_the_weight_of_everything_and_of_the_stop_token():
     spans, suffix = response_spans(loss_scale, response, None, None)
     assert (spans, suffix) == (loss_scale.spans(response, None), 1.0)
     assert response_spans(loss_scale, "", None, 2.0) == ((), 2.0)
+    spans, suffix = response_spans(loss_scale, "Action: a", None, 0.0)
+    assert ([span.weight for span in spans], suffix) == ([0.0], 0.0)

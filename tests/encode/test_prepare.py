@@ -1,0 +1,185 @@
+"""Preparation as a whole, on random conversations and under every strategy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agentsft.encode.prepare import Preparer
+from agentsft.encode.tokens import common_prefix
+from agentsft.types import Conversation, Message, Row, ToolCall
+from tests import assets
+from tests.conversations import KINDS, WEATHER
+
+STRATEGIES = [
+    "default",
+    "react",
+    "hermes",
+    "qwen",
+    "agentflan",
+    "alpha_umi",
+    "ignore_empty_think",
+    "ignore_think_prefix",
+    "last_round",
+    "last_user_turn",
+    "last_round_with_ignore_empty_think",
+    "default+hermes+ignore_empty_think",
+]
+
+TOKENIZERS = {
+    "smollm2": assets.smollm2_tokenizer,
+    "qwen3": assets.qwen_tokenizer,
+    "llama3_1": lambda: assets.tokenizer_for("llama3_1"),
+    "gptoss": lambda: assets.tokenizer_for("gptoss"),
+    "deepseekv3": assets.deepseek_tokenizer,
+    "qwen3_5_think": lambda: assets.tokenizer_for("qwen3_5_think"),
+}
+
+texts = st.one_of(
+    st.text(max_size=12),
+    st.lists(
+        st.sampled_from(
+            ["<|im_end|>", "<|im_start|>", "</think>", "<think>", "Action:", "Observation:", "<tool_call>", "\n", " ", "4",
+             "Größe", "数字", "🙂", "é", "<|eot_id|>", "<|return|>", "word", "\r\n", "\u200b", "{", '"a": 1', "\\n"]
+        ),
+        max_size=6,
+    ).map("".join),
+)  # fmt: skip
+calls = st.lists(
+    st.builds(
+        ToolCall,
+        st.just("get_weather"),
+        st.dictionaries(st.sampled_from(["city", "unit"]), texts, max_size=2),
+        st.just("call00001"),
+    ),
+    max_size=2,
+).map(tuple)
+messages = st.one_of(
+    st.builds(Message, st.sampled_from(["user", "tool", "system"]), texts),
+    st.builds(Message, st.just("assistant"), texts, st.none() | texts, calls),
+)
+conversations = st.builds(
+    Conversation, st.lists(messages, min_size=1, max_size=6).map(tuple), st.sampled_from([(), (WEATHER,)])
+)
+
+_preparers: dict[str, Preparer] = {}
+
+
+def preparer(name: str) -> Preparer:
+    if name not in _preparers:
+        _preparers[name] = Preparer(TOKENIZERS[name]())
+    return _preparers[name]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(conversation=conversations)
+def test_a_random_conversation_is_exact_or_refused(name: str, conversation: Conversation) -> None:
+    made = preparer(name)
+    (example,) = made.prepare([Row(0, "f:1", conversation)])
+    if example.tree is None:
+        assert example.refusal is not None
+        assert example.refusal.reason
+        return
+    tokenizer: Any = made.tokenizer
+    stops = set(tokenizer.convert_tokens_to_ids(list(made.traits.stop_tokens)))
+    for turn in example.turns:
+        plain = tokenizer.encode(turn.prompt, add_special_tokens=False)
+        chunked = made.encoder.encode_prompt(turn.prompt)
+        assert chunked.tolist() == plain
+    trained, ended = [], 0
+    for sequence in made.sequences(example):
+        on = sequence.labels != -100
+        trained.append(tokenizer.decode(sequence.input_ids[on], skip_special_tokens=False))
+        assert not on[0]
+        ended += sum(token in stops for token in sequence.input_ids[on].tolist())
+    # All that is trained are the responses and their stop tokens, nothing of a user's, tool's or template's.
+    normalize = tokenizer.backend_tokenizer.normalizer
+    wanted = "".join(turn.response + turn.suffix for turn in example.turns)
+    wanted = normalize.normalize_str(wanted) if normalize else wanted
+    assert sorted("".join(trained)) == sorted(wanted)
+    assert ended == len(example.turns)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "qwen3"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_strategy_changes_an_id(name: str, strategy: str) -> None:
+    rows = [Row(i, kind, conversation) for i, (kind, conversation) in enumerate(KINDS.items())]
+    plain = {example.source: example for example in preparer(name).prepare(rows)}
+    by_message = {
+        (source, turn.message): made
+        for source, example in plain.items()
+        for turn, made in zip(example.turns, _turn_ids(preparer(name), example), strict=True)
+    }
+    weighed = Preparer(TOKENIZERS[name](), strategy)
+    for example in weighed.prepare(rows):
+        assert (example.refusal is None) == (plain[example.source].refusal is None)
+        for turn, ids in zip(example.turns, _turn_ids(weighed, example), strict=True):
+            assert ids == by_message[example.source, turn.message]
+
+
+def _turn_ids(made: Preparer, example: Any) -> list[list[int]]:
+    return [made._path_ids(turn).tolist() for turn in example.turns]
+
+
+@given(st.text(alphabet="ab", max_size=9), st.text(alphabet="ab", max_size=9))
+def test_the_common_prefix_is_the_longest_one(a: str, b: str) -> None:
+    n = common_prefix(a, b)
+    assert a[:n] == b[:n]
+    assert n == min(len(a), len(b)) or a[n] != b[n]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=60, deadline=None)
+@given(parts=st.lists(st.tuples(texts, st.integers(0, 30)), max_size=6), shared=texts)
+def test_chunks_encode_as_the_whole_text_does(name: str, parts: list[tuple[str, int]], shared: str) -> None:
+    made = preparer(name)
+    tokens = sorted(made.tokenizer.get_added_vocab())
+    text = shared + "".join(part + tokens[number % len(tokens)] for part, number in parts)
+    encoder = made.encoder
+    assert encoder.chunked
+    assert encoder.encode_prompt(text).tolist() == made.tokenizer.encode(text, add_special_tokens=False)
+    longer = text[: len(text) * 2 // 3] + shared + tokens[0] + "end"
+    chunks = encoder.chunks_after(text, encoder.chunks(text), longer)
+    assert chunks == encoder.chunks(longer)
+    assert encoder.ids_of(chunks).tolist() == made.tokenizer.encode(longer, add_special_tokens=False)
+
+
+def test_each_unique_text_of_a_conversation_is_encoded_once() -> None:
+    made = Preparer(assets.qwen_tokenizer())
+    turns = [
+        m for k in range(30) for m in (Message("user", f"question {k} " * 50), Message("assistant", f"answer {k}"))
+    ]
+    seen: list[int] = []
+    encode = made.encoder._encode_batch_fast
+
+    def counted(texts: list[str]) -> list[Any]:
+        seen.extend(map(len, texts))
+        return encode(texts)
+
+    made.encoder._encode_batch_fast = counted  # type: ignore[method-assign]
+    (example,) = made.prepare([Row(0, "f:1", Conversation(tuple(turns)))])
+    assert example.tree is not None
+    longest = max(len(turn.prompt) for turn in example.turns)
+    assert sum(seen) < 2 * longest  # the prompts themselves add up to fifteen times that
+    assert sum(len(turn.prompt) for turn in example.turns) > 10 * longest
+
+
+def test_a_token_across_a_border_takes_the_larger_weight_and_is_counted() -> None:
+    made = Preparer(assets.smollm2_tokenizer(), "react")
+    row = Row(0, "f:1", Conversation((Message("user", "Go"), Message("assistant", "Thought: aAction: b"))))
+    (example,) = made.prepare([row])
+    assert example.tree is not None
+    (sequence,) = made.sequences(example)
+    pieces = {
+        made.tokenizer.decode([token]): weight
+        for token, weight in zip(sequence.input_ids.tolist(), sequence.loss_scale.tolist(), strict=True)
+    }
+    crossing = [text for text in pieces if "a" in text and "Action" in text]
+    assert example.straddling == len(crossing)
+    assert all(pieces[text] == 2.0 for text in crossing)
+    assert np.isin(example.tree.weight, [1.0, 2.0]).all()
