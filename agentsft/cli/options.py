@@ -63,7 +63,7 @@ def _flag(option: Any, kind: Any) -> inspect.Parameter:
 
 def _choice(name: str, choices: tuple[str, ...]) -> Any:
     """Typer reads choices from enums."""
-    return enum.Enum(name, {choice: choice for choice in choices}, type=str)  # type: ignore[misc]
+    return enum.Enum(name, {choice: choice for choice in choices}, type=str)
 
 
 def _plain(value: Any) -> Any:
