@@ -32,6 +32,11 @@ def kind(value: Any) -> str:
     return "null" if value is None else f"{json.dumps(value, ensure_ascii=False, default=str)[:60]}"
 
 
+def field_names(record: Mapping[str, Any]) -> str:
+    """The names of a record's fields, for errors: on one line, and not too many."""
+    return " ".join(", ".join(map(str, record)).split())[:200] or "none"
+
+
 def text_field(record: Mapping[str, Any], name: str, message: int | None = None) -> str | None:
     """A field that holds text or nothing; a whole number is taken as its digits."""
     value = record.get(name)

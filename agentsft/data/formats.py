@@ -8,6 +8,7 @@ from typing import Any
 
 from agentsft.data import alpaca, openai, sharegpt
 from agentsft.data.fields import (
+    field_names,
     json_field,
     malformed,
     read_id,
@@ -63,14 +64,11 @@ def detect(record: Mapping[str, Any]) -> str:
         if items == []:
             raise RowError("empty_conversation", f"{name} is empty; remove the row.")
         if isinstance(items, list):
-            fields = ", ".join(map(str, items[0])) if isinstance(items[0], Mapping) else "none"
-            detail = f"The first of {name} has neither role and content nor from and value; its fields: {fields[:200]}."
+            fields = field_names(items[0]) if isinstance(items[0], Mapping) else "none"
+            detail = f"The first of {name} has neither role and content nor from and value; its fields are {fields}."
             raise RowError("unknown_format", detail, 0)
-    fields = ", ".join(map(str, record)) or "none"
-    raise RowError(
-        "unknown_format",
-        f"The row has neither messages nor conversations nor instruction and output; its fields: {fields[:200]}.",
-    )
+    detail = "The row has neither messages nor conversations nor instruction and output"
+    raise RowError("unknown_format", f"{detail}; its fields are {field_names(record)}.")
 
 
 def _parsed(record: Mapping[str, Any]) -> Mapping[str, Any]:

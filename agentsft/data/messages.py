@@ -8,6 +8,7 @@ from typing import Any
 
 from agentsft.data.content import read_content
 from agentsft.data.fields import (
+    field_names,
     kind,
     malformed,
     read_call,
@@ -96,8 +97,7 @@ def _message(raw: Mapping[str, Any], role: str, index: int) -> list[Message]:
     if role != "assistant" and (calls or reasoning is not None):
         raise malformed(f"A {role} message has tool calls or reasoning; only the assistant's may.", index)
     if value is None and role != "tool" and not calls and reasoning is None:
-        detail = f"The message has no content; its fields are {', '.join(map(str, raw))}."
-        raise malformed(detail, index)
+        raise malformed(f"The message has no content; its fields are {field_names(raw)}.", index)
     if content.results and role not in ("user", "tool"):
         raise malformed(f"A {role} message has tool results; only a user or tool message may.", index)
     if content.results and not content.text:

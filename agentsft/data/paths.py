@@ -27,6 +27,7 @@ _OTHER_SUFFIXES = {
     ".yml",
     ".md",
 }
+_ABOUT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+){0,2}")
 
 
@@ -43,6 +44,7 @@ def find_sources(paths: Sequence[str]) -> list[Source]:
 
     Raises UserError for a path that is not there, a folder without data and a file of another kind.
     """
+    paths = [paths] if isinstance(paths, str) else paths
     return [source for path in paths for source in _find(os.path.expanduser(os.fspath(path)))]
 
 
@@ -62,16 +64,15 @@ def _find(path: str) -> list[Source]:
 
 
 def _in_folder(folder: str) -> list[Source]:
-    if os.path.isfile(os.path.join(folder, "state.json")) and os.path.isfile(os.path.join(folder, "dataset_info.json")):
-        return [Source("saved", folder)]
-    found = []
+    sources: list[Source] = []
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(root, name) for name in names if not name.startswith(".")]
-    sources = [Source(SUFFIXES[suffix], path) for path in sorted(found) if (suffix := _suffix(path)) in SUFFIXES]
+        if {"state.json", "dataset_info.json"} <= set(names):
+            sources.append(Source("saved", root))
+        sources += [Source(SUFFIXES[_suffix(name)], os.path.join(root, name)) for name in names if _is_data(name)]
     if not sources:
         raise UserError(f"{folder}: no data in this folder; it needs {_kinds()}.")
-    return sources
+    return sorted(sources, key=lambda source: source.path)
 
 
 def _in_glob(pattern: str) -> list[Source]:
@@ -80,7 +81,7 @@ def _in_glob(pattern: str) -> list[Source]:
         # With ** a folder comes up beside its own files: those are found by themselves.
         if os.path.isdir(path) and "**" not in pattern:
             sources += _in_folder(path)
-        elif os.path.isfile(path) and _suffix(path) in SUFFIXES:
+        elif os.path.isfile(path) and _is_data(os.path.basename(path)):
             sources.append(Source(SUFFIXES[_suffix(path)], path))
     if not sources:
         raise UserError(f"{pattern}: no data matches this pattern; it should find {_kinds()}.")
@@ -90,6 +91,10 @@ def _in_glob(pattern: str) -> list[Source]:
 def _looks_like_a_file(path: str) -> bool:
     suffix = _suffix(path)
     return suffix in SUFFIXES or suffix in _OTHER_SUFFIXES or path[:1] in ".~" or not _HUB_NAME.fullmatch(path)
+
+
+def _is_data(name: str) -> bool:
+    return _suffix(name) in SUFFIXES and not name.startswith(".") and name not in _ABOUT_DATA
 
 
 def _suffix(path: str) -> str:

@@ -173,7 +173,7 @@ REFUSED = [
     ("no_assistant", None, {"instruction": "q", "output": ""}, "empty"),
     ("malformed", None, {"instruction": "", "input": "", "output": "a"}, "instruction"),
     ("malformed", 1, chat(QUESTION, "a"), "object"),
-    ("malformed", 1, chat(QUESTION, {"role": "assistant", "text": "a"}), "role, text"),
+    ("malformed", 1, chat(QUESTION, {"role": "assistant", "te\nxt": "a"}), "role, te xt"),
     ("malformed", 1, chat(QUESTION, {"role": "assistant", "content": 3}), "3"),
     ("malformed", 1, chat(QUESTION, {"role": "assistant", "tool_calls": [{"function": {"arguments": {}}}]}), "name"),
     ("malformed", 1, chat(QUESTION, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": [1]}]}), "list"),

@@ -120,7 +120,7 @@ def test_calls_in_a_row_are_parallel_and_take_the_text_before_them():
         {"role": "tool_call", "content": '{"name": "g", "arguments": "{}"}', "loss": False},
         {"role": "tool_response", "content": "1"},
         {"role": "tool_response", "content": "2"},
-        {"role": "tool_call", "content": '<think>\nhm\n</think>{"name": "f", "arguments": {"x": 1}}'},
+        {"role": "tool_call", "content": '<think>\nhm\n</think>{"name": "f", "arguments": {"x": "</think>"}}'},
         {"role": "assistant", "content": "Done."},
     ]
     assert to_conversation({"messages": messages}).messages == (
@@ -128,7 +128,7 @@ def test_calls_in_a_row_are_parallel_and_take_the_text_before_them():
         Message("assistant", "Let me look.", tool_calls=(F, ToolCall("g", {})), train=False),
         Message("tool", "1"),
         Message("tool", "2"),
-        Message("assistant", "<think>\nhm\n</think>", tool_calls=(F,)),
+        Message("assistant", "<think>\nhm\n</think>", tool_calls=(ToolCall("f", {"x": "</think>"}),)),
         Message("assistant", "Done."),
     )
 

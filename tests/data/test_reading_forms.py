@@ -135,6 +135,7 @@ def test_json_columns_of_datasets_are_decoded(tmp_path, capsys):
     wanted = [to_conversation({"messages": [message], "tools": [tool]})]
     assert read(tmp_path / "a.parquet") == wanted
     assert read(tmp_path / "saved") == wanted
+    assert read(tmp_path) == wanted * 2
 
 
 def test_a_file_may_hold_a_single_conversation(tmp_path):

@@ -35,6 +35,7 @@ def test_rows_are_numbered_over_files_in_order(tmp_path):
     write(tmp_path / "sub/deep/c.ndjson", "4")
     write(tmp_path / ".hidden/d.jsonl", "no")
     write(tmp_path / "sub/.e.jsonl", "no")
+    (tmp_path / "dataset_info.json").write_text("{}")
     (tmp_path / "README.md").write_text("no")
     rows = [("a.json#0", "3"), ("b.jsonl:1", "1"), ("b.jsonl:2", "2"), ("c.ndjson:1", "4")]
     assert found(tmp_path) == rows

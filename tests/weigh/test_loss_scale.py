@@ -39,11 +39,11 @@ TABLE = {
     "ignore_empty_think": {
         "regex": {r"<think>\s*</think>\s*": (0,)},
         "regex at start": {
-            r"</think>\s*": (0,),
+            r"\s*</think>\s*": (0,),
             r"<seed:think>\s*<seed:cot_budget_reflect>[^<]*budget is 0[^<]*</seed:cot_budget_reflect>"
             r"\s*</seed:think>\s*": (0,),
             r"<\|channel>thought\n<channel\|>": (0,),
-            r"</mm:think>\s*": (0,),
+            r"\s*</mm:think>\s*": (0,),
         },
     },
     "ignore_think_prefix": {"regex at start": {r"<think>\n?": (0,)}},
@@ -148,7 +148,9 @@ def test_characters_weigh(spec):
         (SEED_EMPTY, 0),
         ("<|channel>thought\n<channel|>", 0),
         ("</mm:think>\n", 0),
-        ("\n</mm:think>\n", 1),
+        ("\n</mm:think>\n", 0),
+        ("\n</think>\n\n", 0),
+        (" x\n</think>\n", 1),
         ("<|channel>thought\nhm\n<channel|>", 1),
         (SEED.format("hm", "The current thinking budget is 0."), 1),
         (SEED.format("", "I have used 129 tokens, and there are 383 tokens left."), 1),
