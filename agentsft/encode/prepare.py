@@ -58,6 +58,7 @@ class Preparer:
         self.loss_scale = parse_loss_scale(loss_scale) if isinstance(loss_scale, str) else loss_scale
         check_combination(self.loss_scale, mask_history)
         self.mask_history = mask_history
+        self._train_prompts = self.loss_scale.base == "all"
         self.template = Template(tokenizer, chat_template, template_kwargs)
         self.traits: Traits = probe(self.template, tokenizer, list(stop_tokens))
         self.renderer = Renderer(self.template, self.traits, control_tokens == "allow")
@@ -110,15 +111,18 @@ class Preparer:
         conversation = row.conversation
         try:
             trained = trained_messages(conversation.messages, self.loss_scale.base, self.mask_history)
-            rendered = self.renderer.turns(conversation, sorted(trained))
+            answers = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
+            # Under `all` an untrained message is a turn of weight 0, or it would count as another one's prompt.
+            chosen = answers if self._train_prompts and trained else sorted(trained)
+            rendered = self.renderer.turns(conversation, chosen)
             if not rendered:
                 raise RowError(
                     "no_assistant", "no assistant message of this row is trained; see its flags and the base."
                 )
         except RowError as error:
             return _refused(row, error)
-        turns = [self._weighed(conversation, turn, trained[turn.message]) for turn in rendered]
-        return _Draft(row, conversation, turns, self._chunked(turns), len(trained) - len(turns))
+        turns = [self._weighed(conversation, turn, trained.get(turn.message, 0.0)) for turn in rendered]
+        return _Draft(row, conversation, turns, self._chunked(turns), len(chosen) - len(turns))
 
     def _weighed(self, conversation: Conversation, turn: RenderedTurn, override: float | None) -> Turn:
         query = query_of(conversation.messages, turn.message)
@@ -170,7 +174,7 @@ class Preparer:
         row = draft.row
         if lost is not None and (self.overflow == "skip" or not kept):
             return Example(row.index, row.source, refusal=lost, lost_turns=len(draft.turns), lost_tokens=lost_tokens)
-        tree = build_tree(kept, train_prompts=self.loss_scale.base == "all")
+        tree = build_tree(kept, train_prompts=self._train_prompts)
         if lost is None and draft.skipped:
             lost = Refusal(
                 "no_prompt", "a greeting before any user message has no prompt to be sampled after; it stays context."
