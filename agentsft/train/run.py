@@ -33,7 +33,7 @@ from agentsft.train.probe import head_fault
 from agentsft.train.reporter import Reporter, Silent, Summary, TrainResult
 from agentsft.types import Example, TokenTree
 
-CPU_FILL = 2048
+CPU_FILL = 1024
 """Tokens that packs are filled to on a CPU: more gains no speed there and costs memory and cache."""
 
 
