@@ -41,7 +41,9 @@ class Template:
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
         try:
-            return _compile_jinja_template(text)
+            compiled = _compile_jinja_template(text)
+            _remember_safe_attributes(compiled.environment)
+            return compiled
         except jinja2.TemplateError as error:
             line = getattr(error, "lineno", None)
             where = f" (line {line})" if line else ""
@@ -71,6 +73,27 @@ class Template:
             raise RowError(
                 "template_error", f"the chat template raised: {words[:300]}; mend the row or use --agent-format."
             ) from None
+
+
+def _remember_safe_attributes(environment: Any) -> None:
+    """Let the sandbox decide once for each type and attribute, not at every access: half of a template's time.
+
+    Its decision looks at nothing else, as long as it is Jinja's own.
+    """
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    if type(environment).is_safe_attribute is not ImmutableSandboxedEnvironment.is_safe_attribute:
+        return
+    decide = ImmutableSandboxedEnvironment.is_safe_attribute.__get__(environment)
+    known: dict[tuple[type, str], bool] = {}
+
+    def is_safe_attribute(obj: Any, attr: str, value: Any) -> bool:
+        key = (type(obj), attr)
+        if key not in known:
+            known[key] = decide(obj, attr, value)
+        return known[key]
+
+    environment.is_safe_attribute = is_safe_attribute
 
 
 def read_template(path: str | Path) -> str:
