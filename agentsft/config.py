@@ -124,7 +124,6 @@ class TrainConfig(DataConfig):
     save_total_limit: int | None = _option(None, "Keep only the newest checkpoints.", "Run")
     resume: bool = _option(False, "Go on from the newest checkpoint of output, or start afresh.", "Run")
     resume_from_checkpoint: str | None = _option(None, "Go on from this checkpoint.", "Run")
-    num_proc: int | None = _option(None, "Processes that prepare the data; default: the cores, 8 at most.", "Data")
 
 
 T = TypeVar("T", bound=DataConfig)
@@ -230,7 +229,6 @@ _AT_LEAST_ONE = [
     "lora_rank",
     "lora_alpha",
     "max_length",
-    "num_proc",
 ]
 _NOT_NEGATIVE = [
     "learning_rate",

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one object per optimizer step, and one per evaluation."""
+"""metrics.jsonl, one object per optimizer step, and evaluations.jsonl, one per evaluation."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Summary:
 
 
 class Reporter(Protocol):
-    """Called on the main process only. `row` is the object that metrics.jsonl holds."""
+    """Called on the main process only. `row` is the object that metrics.jsonl or evaluations.jsonl holds."""
 
     def on_start(self, summary: Summary) -> None: ...
 

@@ -169,16 +169,19 @@ def _run_steps(setup: _Setup) -> tuple[float | None, float | None, float | None,
     if main:
         setup.output.mkdir(parents=True, exist_ok=True)
         (setup.output / "recipe.yaml").write_text(dump_recipe(config), encoding="utf-8")
-    metrics = MetricsFile(setup.output / "metrics.jsonl" if main else None, keep_until=setup.start_step)
-    evaluated = {row["step"]: row["eval_loss"] for row in metrics.kept if "eval_loss" in row}
-    losses = [row for row in metrics.kept if "loss" in row]
+    metrics, evaluations = (
+        MetricsFile(setup.output / f"{name}.jsonl" if main else None, keep_until=setup.start_step)
+        for name in ("metrics", "evaluations")
+    )
+    evaluated = {row["step"]: row["eval_loss"] for row in evaluations.kept}
+    losses = metrics.kept
 
     def held_out(step: int) -> None:
         if setup.eval_trees and step not in evaluated:
             epoch = round(epochs_done(step, len(run.trees), config.batch_size), 6)
             row = {"step": step, "epoch": epoch, **evaluate(run, setup.eval_trees)}
             evaluated[step] = row["eval_loss"]
-            metrics.write(row)
+            evaluations.write(row)
             reporter.on_eval(row)
 
     if not setup.start_step:
@@ -194,6 +197,7 @@ def _run_steps(setup: _Setup) -> tuple[float | None, float | None, float | None,
             _save(setup, step + 1)
     held_out(run.total_steps)
     metrics.close()
+    evaluations.close()
     last = next((row["loss"] for row in reversed(losses) if row["loss"] is not None), None)
     return evaluated.get(0), evaluated.get(run.total_steps), last, sum("skipped" in row for row in losses)
 
