@@ -1,6 +1,6 @@
 """A model of a known shape with random weights, and a real tokenizer, as a folder that `agentsft train` takes.
 
-    python benchmarks/random_model.py --shape qwen3-1.7b --tokenizer FOLDER --out FOLDER
+python benchmarks/random_model.py --shape qwen3-1.7b --tokenizer FOLDER --out FOLDER
 """
 
 from __future__ import annotations

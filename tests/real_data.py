@@ -53,9 +53,7 @@ def preparer(model: str) -> Any:
 def totals(path: Path, model: str) -> Totals:
     """What check counts in a file."""
     folded = model == "SmolLM2"
-    rows = read_rows(
-        [str(path)], reasoning="inline" if folded else "keep", agent_format="hermes" if folded else None
-    )
+    rows = read_rows([str(path)], reasoning="inline" if folded else "keep", agent_format="hermes" if folded else None)
     made = Totals()
     for example in preparer(model).prepare(rows):
         made.add(example)

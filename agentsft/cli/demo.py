@@ -61,10 +61,12 @@ def _compare(screen: Console, config: TrainConfig, output: Path) -> None:
     from itertools import islice
 
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     from agentsft.encode.load import load_preparer, prepare_all
     from agentsft.train.generate import generate
 
+    logging.disable_progress_bar()
     preparer = load_preparer(config)
     example = next(iter(islice(prepare_all(config, preparer, config.eval_data), 1)))
     turn = example.turns[0]

@@ -109,7 +109,7 @@ def _show(screen: Console, preparer: Preparer, examples: Iterator[Example], toke
             screen.print(_refusal(example))
             continue
         views = path_views(preparer, example)
-        screen.print(_token_table(views) if tokens else _coloured(views))
+        screen.print(_token_table(views) if tokens else _coloured(views, plain=screen.color_system is None))
         counts = count_tokens(views)
         screen.print(_counts("tokens of this row", counts, len(example.tree), example.split_tokens, example.straddling))
         total += counts
@@ -132,21 +132,23 @@ def _refusal(example: Example) -> Text:
     return Text.assemble((f"refused: {refusal.reason}", "bold red"), f"{where} {refusal.detail}")
 
 
-def _coloured(views: list[PathView]) -> RenderableType:
+def _coloured(views: list[PathView], plain: bool) -> RenderableType:
+    """The paths as text, each token in its weight's colour; without colours, with borders and weights written out."""
     parts: list[RenderableType] = []
     for number, view in enumerate(views):
         if number:
             parts.append(Text(f"\n├─ branch {number}: {view.shared} tokens shared with the paths above", "bold cyan"))
-        parts.append(_path_text(view))
+        parts.append(_path_text(view, plain))
     weights = [token.weight for view in views for token in view.tokens]
     parts.append(Text.assemble("\n", legend(weights)))
     return Group(*parts)
 
 
-def _path_text(view: PathView) -> Text:
+def _path_text(view: PathView, plain: bool) -> Text:
     """The tokens behind the shared ones, with a tag before each segment; tokens alternate between two shades."""
     text = Text()
     segment: tuple[str, int] | None = None
+    weight = 0.0
     for token in view.tokens[view.shared :]:
         if (token.kind, token.message) != segment:
             segment = (token.kind, token.message)
@@ -154,6 +156,9 @@ def _path_text(view: PathView) -> Text:
                 text.append("\n" if text.plain and not text.plain.endswith("\n") else "")
                 text.append(f"{token.kind} {token.message}" if token.message >= 0 else token.kind, "bold magenta")
                 text.append("\n")
+        if plain:
+            text.append(f"{{{token.weight:g}}}" if token.weight != weight else "│" if text.plain[-1:] != "\n" else "")
+            weight = token.weight
         _append_token(text, token)
     return text
 

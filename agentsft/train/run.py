@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from transformers import AutoConfig
 from transformers.utils import logging
 
 from agentsft.batch.order import epochs_done, total_steps
-from agentsft.batch.pack import Planner
+from agentsft.batch.pack import Planner, StepPlan
 from agentsft.batch.split import split_tokens
 from agentsft.config import TrainConfig, dump_recipe
 from agentsft.errors import UserError
@@ -116,7 +117,6 @@ def _set_up(
 
     steps = total_steps(len(trees), config.batch_size, config.num_train_epochs, config.max_steps)
     peak = peak_flops(device)
-    multiple = _multiple(layout, config.micro_batch_tokens, compiled)
     run = Run(
         config=config,
         accelerator=accelerator,
@@ -124,15 +124,17 @@ def _set_up(
         optimizer=optimizer,
         trees=trees,
         planner=planner,
-        multiple=multiple,
+        multiple=1,
         total_steps=steps,
         flops=flops,
         peak=peak * accelerator.num_processes if peak else None,
     )
+    plans = [run.plan(step) for step in range(min(steps, 20))]
+    run.multiple = _multiple(layout, planner, plans, compiled)
     for note in notes:
         reporter.on_note(note)
     setup = _Setup(run, model, eval_trees, reporter, marks, int(state["step"]))
-    reporter.on_start(_summary(setup, layout, precision, compiled))
+    reporter.on_start(_summary(setup, layout, plans, precision, compiled))
     return setup
 
 
@@ -141,9 +143,8 @@ def _trees(examples: list[Example]) -> list[TokenTree]:
 
 
 def _accelerator(config: TrainConfig) -> tuple[Accelerator, str]:
-    from accelerate import PartialState
-
     precision = resolve_precision(config.precision, PartialState().device)
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     mixed = "no" if precision == "fp32" else precision
     return Accelerator(mixed_precision=mixed, kwargs_handlers=[ddp]), precision
@@ -155,11 +156,19 @@ def _planner(config: TrainConfig, layout: Layout, device: torch.device, world: i
     return Planner(budget, 1 if layout.alone else fill, world, layout.split, layout.rows, pair_cost)
 
 
-def _multiple(layout: Layout, budget: int, compiled: bool) -> int:
-    """What packs are padded to a multiple of: coarse for compiled layers, so that few shapes occur."""
+def _multiple(layout: Layout, planner: Planner, plans: list[StepPlan], compiled: bool) -> int:
+    """What packs are padded to a multiple of.
+
+    Layers compiled for one length run an eighth faster than for any length, so where packs are nearly full all of
+    them get that length.
+    """
     if layout.attention.mode in ("sdpa", "eager", "rows"):
         return 1
-    return -(-budget // (8 * FLEX_BLOCK)) * FLEX_BLOCK if compiled else FLEX_BLOCK
+    if not compiled:
+        return FLEX_BLOCK
+    whole = -(-planner.fill // FLEX_BLOCK) * FLEX_BLOCK
+    sizes = [pack.size for plan in plans for pack in plan.packs]
+    return whole if sum(sizes) >= 7 / 8 * whole * len(sizes) else max(whole // 8 // FLEX_BLOCK, 1) * FLEX_BLOCK
 
 
 def _run_steps(setup: _Setup) -> tuple[float | None, float | None, float | None, int]:
@@ -232,19 +241,17 @@ def _save_final(setup: _Setup, tokenizer: Any) -> None:
     accelerator.wait_for_everyone()
 
 
-def _summary(setup: _Setup, layout: Layout, precision: str, compiled: bool) -> Summary:
+def _summary(setup: _Setup, layout: Layout, plans: list[StepPlan], precision: str, compiled: bool) -> Summary:
     run, config = setup.run, setup.run.config
-    n, steps = len(run.trees), run.total_steps
-    plans = [run.plan(step) for step in range(min(steps, 20))]
     trainable, parameters = parameter_counts(setup.model)
     device = run.accelerator.device
     return Summary(
-        conversations=n,
+        conversations=len(run.trees),
         eval_conversations=len(setup.eval_trees),
         tokens=sum(len(tree) for tree in run.trees),
         trained_tokens=sum(int((tree.weight > 0).sum()) for tree in run.trees),
         split_tokens=sum(split_tokens(tree) for tree in run.trees),
-        steps=steps,
+        steps=run.total_steps,
         start_step=setup.start_step,
         batch_size=config.batch_size,
         micro_batches_per_step=sum(len(plan.ranks[0]) for plan in plans) / max(len(plans), 1),

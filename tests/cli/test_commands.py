@@ -16,7 +16,12 @@ from agentsft.errors import UserError
 
 RUNNER = CliRunner()
 ROWS = [
-    {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "Thought: easy\nFinal Answer: 4"}]},
+    {
+        "messages": [
+            {"role": "user", "content": "2+2?"},
+            {"role": "assistant", "content": "Thought: easy\nFinal Answer: 4"},
+        ]
+    },
     {"messages": [{"role": "user", "content": "Hi"}]},
     {"messages": [{"role": "usr", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
     {

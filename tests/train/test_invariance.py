@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from agentsft.train.model import _checkpoint_activations
@@ -64,6 +65,19 @@ def test_models_with_sliding_windows_get_padded_paths_with_the_same_loss_and_gra
         run = step_run(tiny_model(name), trees(), **WAYS[way])
         assert (run.planner.split, run.planner.rows) == (True, True)
         assert same(loss_and_gradient(run), expected), way
+
+
+def test_adapters_on_a_tied_head_and_embedding_are_laid_out_exactly_too() -> None:
+    def adapted() -> Any:
+        model = tiny_model("llama")
+        lora = LoraConfig(r=4, target_modules="all-linear", modules_to_save=["lm_head"], init_lora_weights=False)
+        lora.ensure_weight_tying = True
+        torch.manual_seed(1)
+        return get_peft_model(model, lora)
+
+    expected = reference(adapted(), trees())
+    for way in ("one pack", "eight micro-batches", "split"):
+        assert same(loss_and_gradient(step_run(adapted(), trees(), **WAYS[way])), expected), way
 
 
 @pytest.mark.parametrize("normalize", ["items", "weights"])

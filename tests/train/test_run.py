@@ -172,6 +172,13 @@ def test_checkpoints_hold_no_code_and_only_the_newest_are_kept(llama: str, tmp_p
         assert len(state["state"]) == len(list(tiny_model("llama").parameters()))
 
 
+def test_bfloat16_on_the_cpu_ends_near_float32(llama: str, tmp_path: Path) -> None:
+    fp32, _ = run(config(llama, tmp_path / "fp32", max_steps=5))
+    bf16, _ = run(config(llama, tmp_path / "bf16", max_steps=5, precision="bf16"))
+    assert bf16.eval_loss == pytest.approx(fp32.eval_loss, rel=1e-2)
+    assert bf16.eval_loss != fp32.eval_loss
+
+
 def test_weights_are_saved_in_the_dtype_in_which_they_were_published(tmp_path: Path) -> None:
     tiny_model("llama").bfloat16().save_pretrained(tmp_path / "published")
     run(config(str(tmp_path / "published"), tmp_path / "full", max_steps=1))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, models
 from transformers import (
     AutoModelForCausalLM,
@@ -80,7 +81,8 @@ def step_run(model: Any, trees: list[TokenTree], budget: int = 4096, fill: int |
     settings = TrainConfig(batch_size=len(trees), micro_batch_tokens=budget, learning_rate=0.0, **config)
     longest = max(int(tree.position_ids.max()) + 1 for tree in trees)
     layout = choose_layout(base_model(model), longest, settings.layout == "split", settings.attn_implementation, False)
-    accelerator = Accelerator()
+    AcceleratorState._reset_state()  # another test may have left another precision
+    accelerator = Accelerator(mixed_precision="no")
     module = LossModule(model, layout.attention)
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=0.0)
     module, optimizer = accelerator.prepare(module, optimizer)
