@@ -43,8 +43,8 @@ texts = st.one_of(
     st.text(max_size=12),
     st.lists(
         st.sampled_from(
-            ["<|im_end|>", "<|im_start|>", "</think>", "<think>", "Action:", "Observation:", "<tool_call>", "\n", " ", "4",
-             "Größe", "数字", "🙂", "é", "<|eot_id|>", "<|return|>", "word", "\r\n", "\u200b", "{", '"a": 1', "\\n"]
+            ["<|im_end|>", "<|im_start|>", "<|eot_id|>", "<|return|>", "<think>", "</think>", "<tool_call>", "Action:",
+             "Observation:", "word", " ", "\n", "\r\n", "\\n", "\u200b", "4", "{", '"a": 1', "Größe", "é", "数字", "🙂"]
         ),
         max_size=6,
     ).map("".join),
