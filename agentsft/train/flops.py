@@ -47,8 +47,9 @@ class Flops:
         text = base.config.get_text_config()
         embeddings = {id(p) for m in base.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         head = base.get_output_embeddings()
-        self.per_row = sum(_cost(p, text) for p in head.parameters() if p.ndim >= 2)
-        embeddings |= {id(p) for p in head.parameters()}
+        head_parameters = list(head.parameters()) if head is not None else []
+        self.per_row = sum(_cost(p, text) for p in head_parameters if p.ndim >= 2)
+        embeddings |= {id(p) for p in head_parameters}
         self.per_token = sum(_cost(p, text) for p in base.parameters() if p.ndim >= 2 and id(p) not in embeddings)
         heads = getattr(text, "num_attention_heads", 0)
         width = heads * (getattr(text, "head_dim", None) or text.hidden_size // max(heads, 1))

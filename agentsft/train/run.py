@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, parse_flag_from_env
 from transformers import AutoConfig
 from transformers.utils import logging
 
@@ -143,11 +143,12 @@ def _trees(examples: list[Example]) -> list[TokenTree]:
 
 
 def _accelerator(config: TrainConfig) -> tuple[Accelerator, str]:
-    precision = resolve_precision(config.precision, PartialState().device)
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    precision = resolve_precision(config.precision, PartialState(cpu=on_cpu).device)
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     mixed = "no" if precision == "fp32" else precision
-    return Accelerator(mixed_precision=mixed, kwargs_handlers=[ddp]), precision
+    return Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=[ddp]), precision
 
 
 def _planner(config: TrainConfig, layout: Layout, device: torch.device, world: int, pair_cost: float) -> Planner:
@@ -182,7 +183,8 @@ def _run_steps(setup: _Setup) -> tuple[float | None, float | None, float | None,
         MetricsFile(setup.output / f"{name}.jsonl" if main else None, keep_until=setup.start_step)
         for name in ("metrics", "evaluations")
     )
-    evaluated = {row["step"]: row["eval_loss"] for row in evaluations.kept}
+    # Every rank must know what the main process, which reads the file, will not evaluate again.
+    evaluated = broadcast_object_list([{row["step"]: row["eval_loss"] for row in evaluations.kept}])[0]
     losses = metrics.kept
 
     def held_out(step: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -171,20 +172,14 @@ def test_two_processes_under_accelerate_launch_do_what_one_does(model: Path, dat
     one, two = tmp_path / "one", tmp_path / "two"
     path = recipe(tmp_path / "r.yaml", **settings(model, data, one, max_steps=3))
     train(path)
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    # `accelerate launch --cpu` starts several processes only under MPI; its launcher for GPUs does so on CPUs too.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     command = [*launch, "-m", "agentsft", "train", str(path), "--output", str(two)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "on 2 processes" in " ".join(done.stdout.split())
     for a, b in zip(lines(one / "metrics.jsonl"), lines(two / "metrics.jsonl"), strict=True):
         assert math.isclose(a["loss"], b["loss"], rel_tol=1e-5)
         assert math.isclose(a["grad_norm"], b["grad_norm"], rel_tol=1e-4)

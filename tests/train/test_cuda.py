@@ -20,6 +20,9 @@ from tests.train.tiny import examples, loss_and_gradient, saved_model, step_run,
 pytestmark = pytest.mark.usefixtures("cuda")
 
 
+FLOAT32 = {"precision": "fp32", "torch_compile": False, "attn_implementation": "sdpa"}
+
+
 def trees(n: int = 12) -> list[TokenTree]:
     random = np.random.default_rng(5)
     return [random_tree(random, int(size)) for size in random.integers(50, 300, n)]
@@ -54,7 +57,7 @@ def test_reduced_precision_trains_without_recompiling_and_ends_near_float32(
 ) -> None:
     model = saved_model("qwen3", tmp_path / "model")
     losses = {}
-    for name, more in {"reduced": settings, "fp32": {"precision": "fp32", "torch_compile": False}}.items():
+    for name, more in {"reduced": settings, "fp32": FLOAT32}.items():
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         keep = {key: value for key, value in settings.items() if key == "tuner"}

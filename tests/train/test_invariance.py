@@ -90,18 +90,10 @@ def test_normalize_chooses_the_denominator(normalize: str) -> None:
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes, started by `accelerate launch`, left what they computed."""
     folder, root = tmp_path_factory.mktemp("two_ranks"), Path(__file__).parents[2]
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    # `accelerate launch --cpu` starts several processes only under MPI; its launcher for GPUs does so on CPUs too.
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
         [*command, "-m", "tests.train.two_ranks", str(folder)],
         cwd=root,
@@ -125,17 +117,19 @@ def test_two_processes_give_the_same_loss_and_gradient(two_ranks: Path) -> None:
 
 def test_two_processes_resume_bit_identically_and_train_like_one(two_ranks: Path, tmp_path: Path) -> None:
     assert rows(two_ranks / "whole") == rows(two_ranks / "cut")
+    assert rows(two_ranks / "whole", "evaluations") == rows(two_ranks / "cut", "evaluations")
     whole, cut = (load_file(two_ranks / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     short_runs(two_ranks, trees(), [("alone", {"max_steps": 4})])
-    for one, two in zip(rows(two_ranks / "alone"), rows(two_ranks / "whole"), strict=True):
-        assert one.keys() == two.keys()
-        for key in one.keys() & {"loss", "eval_loss", "grad_norm", "num_items_in_batch", "step"}:
-            assert one[key] == pytest.approx(two[key], rel=1e-4), key
+    for name in ("metrics", "evaluations"):
+        for one, two in zip(rows(two_ranks / "alone", name), rows(two_ranks / "whole", name), strict=True):
+            assert one.keys() == two.keys()
+            for key in one.keys() & {"loss", "eval_loss", "grad_norm", "num_items_in_batch", "step"}:
+                assert one[key] == pytest.approx(two[key], rel=1e-4), key
 
 
-def rows(output: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl without what depends on the clock."""
+def rows(output: Path, name: str = "metrics") -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl (or evaluations.jsonl) without what depends on the clock."""
     clock = ("seconds", "tokens_per_second", "memory_gib")
-    lines = (output / "metrics.jsonl").read_text().splitlines()
+    lines = (output / f"{name}.jsonl").read_text().splitlines()
     return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in lines]

@@ -29,13 +29,15 @@ def main(folder: Path) -> None:
         "fewer trees than ranks": {},
     }.items():
         run = step_run(tiny_model("llama"), trees[:1] if name == "fewer trees than ranks" else trees, **settings)
+        assert run.accelerator.num_processes == 2
         loss, gradient = loss_and_gradient(run)
         results |= {f"{name}/loss": torch.tensor(loss), f"{name}/gradient": gradient}
     if run.accelerator.is_main_process:
         save_file(results, folder / "results.safetensors")
         saved_model("llama", folder / "model")
     run.accelerator.wait_for_everyone()
-    short_runs(folder, trees, [("whole", {"max_steps": 4}), ("cut", {"max_steps": 2}), ("cut", {"max_steps": 4})])
+    runs = [("whole", 4), ("cut", 2), ("cut", 4), ("cut", 4)]  # the last finds nothing left to do
+    short_runs(folder, trees, [(output, {"max_steps": steps}) for output, steps in runs])
 
 
 def short_runs(folder: Path, trees: list[TokenTree], runs: list[tuple[str, dict[str, Any]]]) -> None:
