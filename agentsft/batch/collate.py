@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agentsft.batch.arrange import longest_first
 from agentsft.batch.pack import Pack
 
 if TYPE_CHECKING:
@@ -17,16 +18,17 @@ if TYPE_CHECKING:
 class MicroBatch:
     """One forward pass of `b` rows and `n` columns (b is 1 unless the pack has rows), on one device.
 
-    `input_ids`, `position_ids` int64[b, n]. A forest has `subtree_end` int32[n] (padding sees itself alone) and
-    `spans`, the (start, end, is_chain) of its trees; rows have `attention_mask` bool[b, n] instead, or neither where
-    nothing is padded. `rows` int64[u]: the places in b * n, unique and ascending, whose hidden states predict
-    targets. Target j, of `row_start[i] <= j < row_start[i + 1]` (on the host), belongs to rows[i] = rows[row[j]]:
-    `row`, `token`, `label` int64[m], `weight` float32[m].
+    `input_ids`, `position_ids` int64[b, n]. A forest has `subtree_end` int32[n] (padding sees itself alone),
+    `dfs` int32[n], the depth-first index of each place, and `spans`, the (start, end, is_chain) of its trees; rows
+    have `attention_mask` bool[b, n] instead, or neither where nothing is padded. `rows` int64[u]: the places in b * n,
+    unique and ascending, whose hidden states predict targets. Target j, of `row_start[i] <= j < row_start[i + 1]` (on
+    the host), belongs to rows[i] = rows[row[j]]: `row`, `token`, `label` int64[m], `weight` float32[m].
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     subtree_end: torch.Tensor | None
+    dfs: torch.Tensor | None
     attention_mask: torch.Tensor | None
     rows: torch.Tensor
     row: torch.Tensor
@@ -51,8 +53,11 @@ class MicroBatch:
         return replace(self, **moved)
 
 
-def collate(pack: Pack, multiple: int = 1) -> MicroBatch:
-    """The tensors of `pack`, on the host, its columns padded to a multiple of `multiple`. A dummy has one token."""
+def collate(pack: Pack, multiple: int = 1, arrange: bool = False) -> MicroBatch:
+    """The tensors of `pack`, on the host, its columns padded to a multiple of `multiple`. A dummy has one token.
+
+    `arrange` lays each tree out with its longest paths in one piece instead of depth first.
+    """
     import torch
 
     columns = pack.size // max(len(pack.trees), 1) if pack.rows else pack.tokens
@@ -64,12 +69,17 @@ def collate(pack: Pack, multiple: int = 1) -> MicroBatch:
     input_ids, position_ids = np.zeros(size, np.int64), np.zeros(size, np.int64)
     subtree_end = np.arange(1, size + 1, dtype=np.int32)
     real = np.zeros(size, bool)
+    dfs = np.arange(size, dtype=np.int32)
+    place_of = np.arange(size)  # of each depth-first index
     for start, tree in zip(starts, pack.trees, strict=True):
         place = slice(start, start + len(tree))
-        input_ids[place], position_ids[place], real[place] = tree.input_ids, tree.position_ids, True
-        subtree_end[place] = tree.subtree_end + start
+        order = longest_first(tree) if arrange and not tree.is_chain else slice(None)
+        input_ids[place], position_ids[place], real[place] = tree.input_ids[order], tree.position_ids[order], True
+        subtree_end[place] = tree.subtree_end[order] + start
+        dfs[place] = dfs[place][order]
+        place_of[dfs[place]] = np.arange(start, start + len(tree))
 
-    source, token, weight, label = _targets(pack, starts)
+    source, token, weight, label = _targets(pack, starts, place_of)
     rows, first, row = np.unique(source, return_index=True, return_inverse=True)
     spans = tuple((start, start + len(tree), tree.is_chain) for start, tree in zip(starts, pack.trees, strict=True))
     padded = pack.rows and bool(pack.trees) and not real.all()
@@ -77,6 +87,7 @@ def collate(pack: Pack, multiple: int = 1) -> MicroBatch:
         input_ids=torch.from_numpy(input_ids.reshape(shape)),
         position_ids=torch.from_numpy(position_ids.reshape(shape)),
         subtree_end=None if pack.rows else torch.from_numpy(subtree_end),
+        dfs=None if pack.rows else torch.from_numpy(dfs),
         attention_mask=torch.from_numpy(real.reshape(shape)) if padded else None,
         rows=torch.from_numpy(rows),
         row=torch.from_numpy(row),
@@ -95,9 +106,11 @@ def _starts(pack: Pack, columns: int) -> list[int]:
     return np.cumsum([0, *map(len, pack.trees)])[:-1].tolist()
 
 
-def _targets(pack: Pack, starts: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _targets(
+    pack: Pack, starts: list[int], place_of: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Targets of weight > 0 ordered by source: source, token (int64), weight (float32), label (int64)."""
-    parts = [(tree.source.astype(np.int64) + start, tree) for start, tree in zip(starts, pack.trees, strict=True)]
+    parts = [(place_of[tree.source + start], tree) for start, tree in zip(starts, pack.trees, strict=True)]
     source = np.concatenate([source for source, _ in parts] or [np.zeros(0, np.int64)])
     token = np.concatenate([tree.token for _, tree in parts] or [source]).astype(np.int64)
     weight = np.concatenate([tree.weight for _, tree in parts] or [source]).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def order_alike(trees: Sequence[TokenTree]) -> tuple[list[TokenTree], list[int]]
     """`trees` in an order in which those that begin alike are neighbours, and what each shares with the one before."""
     ordered = sorted(trees, key=lambda tree: (trunk(tree).tobytes(), len(tree)))
     trunks = [trunk(tree) for tree in ordered]
-    return ordered, [0, *(common_length(a, b) for a, b in zip(trunks, trunks[1:], strict=False))]
+    return ordered, [0, *(common_length(a, b) for a, b in pairwise(trunks))][: len(ordered)]
 
 
 def alike(trees: Sequence[TokenTree]) -> list[tuple[list[TokenTree], int]]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
+from agentsft.batch.merge import alike, merge_trees
 from agentsft.batch.split import chains, split_tree
 from agentsft.types import LABELS, TokenTree
+
+_Piece = TypeVar("_Piece", TokenTree, list[TokenTree])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +49,8 @@ class StepPlan:
     num_items: int
     weights: float
     label_counts: np.ndarray
+    tree_tokens: int = 0
+    """Tokens of the conversations' own trees; what they share across conversations counts for each of them."""
 
     @property
     def packs(self) -> list[Pack]:
@@ -52,6 +58,7 @@ class StepPlan:
 
     @property
     def tokens(self) -> int:
+        """Tokens that are computed, without padding."""
         return sum(pack.tokens for pack in self.packs)
 
 
@@ -61,7 +68,8 @@ class Planner:
 
     `budget` is the most tokens of one forward pass; only a single path may exceed it. `fill` (at most `budget`) is
     how far trees are put together. `split` trains each root-to-leaf path by itself, `rows` pads them into rows.
-    `pair_cost` is what a pair of tokens costs in attention, as a share of what a token costs elsewhere.
+    `share` merges conversations that begin alike. `pair_cost` is what a pair of tokens costs in attention, as a share
+    of what a token costs elsewhere.
     """
 
     budget: int
@@ -70,6 +78,7 @@ class Planner:
     split: bool = False
     rows: bool = False
     pair_cost: float = 0.0
+    share: bool = False
 
     def plan(self, trees: Sequence[TokenTree]) -> StepPlan:
         """The micro-batches of one step; pure and deterministic, so every rank computes the whole of it.
@@ -78,9 +87,13 @@ class Planner:
         """
         pieces = [piece for tree in trees for piece in (chains(tree) if self.split else split_tree(tree, self.budget))]
         pieces = [piece for piece in pieces if (piece.weight > 0).any()]
-        shares = [
-            self._rows(share) if self.rows else self._best_fit(share) for share in self._balance(pieces, self.world)
-        ]
+        if self.share and not self.rows:
+            shares = self._spread(self._merged(pieces, self.fill), pieces)
+        else:
+            shares = [
+                self._rows(share) if self.rows else self._best_fit(share, self.fill)
+                for share in self._balance(pieces, self.world)
+            ]
         most = max(map(len, shares))
         ranks = [sorted(self._divide(bins, most), key=self.cost, reverse=True) for bins in shares]
         weight = np.concatenate([tree.weight for tree in trees]) if trees else np.zeros(0, np.float32)
@@ -90,25 +103,48 @@ class Planner:
             num_items=int((weight > 0).sum()),
             weights=float(weight.sum(dtype=np.float64)),
             label_counts=np.bincount(label[weight > 0], minlength=len(LABELS)),
+            tree_tokens=sum(map(len, trees)),
         )
 
     def cost(self, trees: Sequence[TokenTree]) -> float:
         """Time of a forward and backward pass, in tokens of matrix products."""
         return sum(len(tree) + self.pair_cost * float((tree.position_ids + 1).sum(dtype=np.int64)) for tree in trees)
 
-    def _best_fit(self, pieces: list[TokenTree]) -> list[list[TokenTree]]:
-        """Best-fit decreasing: the largest piece first, into the fullest bin that still has room."""
+    def _merged(self, pieces: list[TokenTree], fill: int) -> list[list[TokenTree]]:
+        """Bins of trees: conversations that begin alike go together and merge; then what is left fills up."""
+        units = []
+        for members, common in alike(pieces):
+            units += [merge_trees(together) for together in self._best_fit(members, fill, common)]
+        return self._best_fit(units, fill)
+
+    def _spread(self, bins: list[list[TokenTree]], pieces: list[TokenTree]) -> list[list[list[TokenTree]]]:
+        """The bins of each rank. Where their number does not divide evenly, smaller bins are tried that do."""
+        wanted = -(-len(bins) // self.world) * self.world
+        mean = sum(len(tree) for trees in bins for tree in trees) / max(wanted, 1)
+        for slack in (1.02, 1.05, 1.1, 1.2, 1.4):
+            if len(bins) == wanted:
+                break
+            smaller = self._merged(pieces, min(self.fill, int(mean * slack) + 1))
+            bins = smaller if len(smaller) <= wanted else bins
+        return self._balance(bins, self.world)
+
+    def _best_fit(self, pieces: list[TokenTree], fill: int, common: int = 0) -> list[list[TokenTree]]:
+        """Best-fit decreasing: the largest piece first, into the fullest bin that still has room.
+
+        The first `common` tokens, which all pieces share, take room in each bin only once.
+        """
         bins: list[list[TokenTree]] = []
         free: list[tuple[int, int]] = []  # (room, bin), ascending
         for piece in sorted(pieces, key=len, reverse=True):
-            place = bisect_left(free, (len(piece), 0))
+            own = len(piece) - common
+            place = bisect_left(free, (own, 0))
             if place < len(free):
                 room, number = free.pop(place)
             else:
-                room, number = self.fill, len(bins)
+                room, number = fill - common, len(bins)
                 bins.append([])
             bins[number].append(piece)
-            insort(free, (max(room - len(piece), 0), number))
+            insort(free, (max(room - own, 0), number))
         return bins
 
     def _rows(self, pieces: list[TokenTree]) -> list[list[TokenTree]]:
@@ -122,11 +158,11 @@ class Planner:
                 bins.append([piece])
         return bins
 
-    def _balance(self, pieces: list[TokenTree], shares: int) -> list[list[TokenTree]]:
-        """The costliest piece first, to whom has least."""
-        shared: list[list[TokenTree]] = [[] for _ in range(shares)]
+    def _balance(self, pieces: list[_Piece], shares: int) -> list[list[_Piece]]:
+        """The costliest piece (a tree or a bin of trees) first, to whom has least."""
+        shared: list[list[_Piece]] = [[] for _ in range(shares)]
         load = [0.0] * shares
-        costs = [self.cost([piece]) for piece in pieces]
+        costs = [self.cost([piece] if isinstance(piece, TokenTree) else piece) for piece in pieces]
         for number in sorted(range(len(pieces)), key=lambda number: -costs[number]):
             least = load.index(min(load))
             shared[least].append(pieces[number])

@@ -180,7 +180,8 @@ def _summary_table(summary: Summary) -> Table:
         (
             "tokens an epoch",
             f"{tokens:,}: {summary.trained_tokens:,} trained, {summary.untrained_tokens:,} not, "
-            f"{summary.saved_tokens:,} saved by sharing",
+            f"{summary.saved_tokens:,} saved by sharing"
+            + (f"; {1 - summary.computed_share:.0%} shared by several" if summary.computed_share < 0.995 else ""),
         ),
         (
             "steps",

@@ -19,15 +19,18 @@ FLEX_BLOCK = 128
 """Flex attention works on blocks of so many tokens; packs are padded to a multiple of it."""
 
 
-def visible(q: torch.Tensor, k: torch.Tensor, subtree_end: torch.Tensor) -> torch.Tensor:
-    """Whether token q sees token k: k is q itself or one of its ancestors. Depth-first indices, any shape, bool."""
-    return (k <= q) & (q < subtree_end[k])
+def visible(q: torch.Tensor, k: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+    """Whether token q sees token k: k is q itself or one of its ancestors. Any shape, bool.
+
+    `q` and `k` are depth-first indices, `end` is the subtree_end of k.
+    """
+    return (k <= q) & (q < end)
 
 
 def dense_mask(subtree_end: torch.Tensor) -> torch.Tensor:
-    """`visible` for all pairs of n tokens: bool[1, 1, n, n], queries before keys."""
+    """`visible` for all pairs of n tokens in depth-first order: bool[1, 1, n, n], queries before keys."""
     index = torch.arange(len(subtree_end), device=subtree_end.device)
-    return visible(index[:, None], index[None, :], subtree_end)[None, None]
+    return visible(index[:, None], index[None, :], subtree_end[None, :])[None, None]
 
 
 class Attention:
@@ -50,7 +53,8 @@ class Attention:
         if batch.subtree_end is None:
             return {"attention_mask": batch.attention_mask}
         if self._block_mask is not None:
-            return {"attention_mask": self._block_mask(batch.subtree_end)}
+            assert batch.dfs is not None
+            return {"attention_mask": self._block_mask(batch.dfs, batch.subtree_end)}
         if len(batch.spans) <= 1 and all(chain for *_, chain in batch.spans):
             return {"attention_mask": None}
         if self.mode == "sdpa":
@@ -69,24 +73,26 @@ def _spans(
 
 
 class _BlockMasks:
-    """Block masks from ONE buffer: a mask function that closed over a new tensor each time would recompile."""
+    """Block masks from buffers that stay: a mask function that closed over new tensors each time would recompile."""
 
     def __init__(self, device: torch.device) -> None:
         self.create = torch.compile(create_block_mask)
         self._reserve(0, device)
 
-    def __call__(self, subtree_end: torch.Tensor) -> BlockMask:
+    def __call__(self, dfs: torch.Tensor, subtree_end: torch.Tensor) -> BlockMask:
         n = len(subtree_end)
-        if n > len(self.buffer):
+        if n > len(self.end):
             self._reserve(n, subtree_end.device)
-        self.buffer[:n].copy_(subtree_end)
+        self.dfs[:n].copy_(dfs)
+        self.end[:n].copy_(subtree_end)
         return self.create(self.mask_mod, None, None, n, n, device=subtree_end.device)
 
     def _reserve(self, n: int, device: torch.device) -> None:
-        self.buffer = buffer = torch.zeros(n, dtype=torch.int32, device=device)
+        self.dfs = dfs = torch.zeros(n, dtype=torch.int32, device=device)
+        self.end = end = torch.zeros(n, dtype=torch.int32, device=device)
 
         def mask_mod(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-            return visible(q, k, buffer)
+            return visible(dfs[q], dfs[k], end[k])
 
         self.mask_mod = mask_mod
 

@@ -28,7 +28,8 @@ from agentsft.types import LABELS, TokenTree
 class Run:
     """Everything that a step needs. `module` and `optimizer` are as Accelerate prepared them.
 
-    `multiple` is what packs are padded to a multiple of, `peak` the peak FLOP/s of all devices together.
+    `multiple` is what packs are padded to a multiple of, `arrange` whether trees lie longest path first, `peak` the
+    peak FLOP/s of all devices together.
     """
 
     config: TrainConfig
@@ -41,6 +42,7 @@ class Run:
     total_steps: int
     flops: Flops
     peak: float | None
+    arrange: bool = False
 
     def plan(self, step: int) -> StepPlan:
         """The micro-batches of step number `step` (from 0)."""
@@ -79,13 +81,14 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
         "learning_rate": rate,
         "grad_norm": None if grad_norm is None else finite(grad_norm),
         "num_items_in_batch": plan.num_items,
-        "tokens": plan.tokens,
+        "tokens": plan.tree_tokens,
         "trained_tokens": plan.num_items,
-        "tokens_per_second": round(plan.tokens / seconds, 1),
+        "tokens_per_second": round(plan.tree_tokens / seconds, 1),
         "seconds": round(seconds, 4),
         "mfu": round(flops / seconds / run.peak, 4) if run.peak else None,
         "loss_by_label": loss_by_label(sums[1:], plan.label_counts),
         "micro_batches": len(plan.packs),
+        "computed_tokens": plan.tokens,
         "memory_gib": _peak_memory(run.accelerator.device),
     }
     return row | ({"skipped": skipped} if skipped else {})
@@ -99,7 +102,7 @@ def backward(run: Run, plan: StepPlan) -> torch.Tensor:
     for number, pack in enumerate(packs):
         last = number == len(packs) - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(run.module):
-            batch = collate(pack, run.multiple).to(accelerator.device)
+            batch = collate(pack, run.multiple, run.arrange).to(accelerator.device)
             loss, by_label = run.module(batch)
             accelerator.backward(loss * scale)
         sums[0] += loss.detach()
@@ -131,7 +134,7 @@ def evaluate(run: Run, trees: list[TokenTree]) -> dict[str, Any]:
             items, counts = items + plan.num_items, counts + plan.label_counts
             denominator += run.denominator(plan)
             for pack in plan.ranks[rank]:
-                loss, by_label = run.module(collate(pack, run.multiple).to(run.accelerator.device))
+                loss, by_label = run.module(collate(pack, run.multiple, run.arrange).to(run.accelerator.device))
                 sums[0] += loss
                 sums[1:] += by_label
     run.module.train()

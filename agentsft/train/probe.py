@@ -65,7 +65,8 @@ def head_fault(model: Any) -> str:
 
 
 def _batch(model: Any, pack: Pack, attention: Attention) -> MicroBatch:
-    return collate(pack, FLEX_BLOCK if attention.mode == "flex" else 1).to(model.device)
+    flex = attention.mode == "flex"
+    return collate(pack, FLEX_BLOCK if flex else 1, arrange=flex).to(model.device)
 
 
 def _hidden(model: Any, pack: Pack, attention: Attention) -> dict[int, torch.Tensor]:

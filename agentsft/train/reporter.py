@@ -32,6 +32,8 @@ class Summary:
     tuner: str
     trainable_parameters: int
     parameters: int
+    computed_share: float = 1.0
+    """Tokens computed for each token of the trees, over the first steps: below 1 where conversations begin alike."""
 
     @property
     def untrained_tokens(self) -> int:

@@ -128,6 +128,7 @@ def _set_up(
         total_steps=steps,
         flops=flops,
         peak=peak * accelerator.num_processes if peak else None,
+        arrange=layout.attention.mode == "flex",
     )
     plans = [run.plan(step) for step in range(min(steps, 20))]
     run.multiple = _multiple(layout, planner, plans, compiled)
@@ -154,7 +155,8 @@ def _accelerator(config: TrainConfig) -> tuple[Accelerator, str]:
 def _planner(config: TrainConfig, layout: Layout, device: torch.device, world: int, pair_cost: float) -> Planner:
     budget = config.micro_batch_tokens
     fill = min(budget, CPU_FILL) if device.type == "cpu" else budget
-    return Planner(budget, 1 if layout.alone else fill, world, layout.split, layout.rows, pair_cost)
+    share = config.share_prefixes and not layout.split
+    return Planner(budget, 1 if layout.alone else fill, world, layout.split, layout.rows, pair_cost, share)
 
 
 def _multiple(layout: Layout, planner: Planner, plans: list[StepPlan], compiled: bool) -> int:
@@ -266,6 +268,7 @@ def _summary(setup: _Setup, layout: Layout, plans: list[StepPlan], precision: st
         tuner=config.tuner,
         trainable_parameters=trainable,
         parameters=parameters,
+        computed_share=sum(plan.tokens for plan in plans) / max(sum(plan.tree_tokens for plan in plans), 1),
     )
 
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentsft.batch.arrange import longest_first
 from agentsft.batch.collate import MicroBatch, collate
 from agentsft.batch.pack import Pack
 from agentsft.batch.split import chains
@@ -57,6 +60,34 @@ def test_rows_keep_contexts_and_targets_and_mask_padding_alone(trees: list[Token
         assert len(set(lengths)) <= 1
     else:
         assert batch.attention_mask.sum(1).tolist() == lengths
+
+
+@settings(deadline=None)
+@given(st.lists(token_trees(), max_size=5), st.sampled_from([1, 128]))
+def test_any_order_in_memory_keeps_contexts_targets_and_positions(trees: list[TokenTree], multiple: int) -> None:
+    plain, batch = collate(Pack(tuple(trees)), multiple), collate(Pack(tuple(trees)), multiple, arrange=True)
+    assert batch.dfs is not None
+    back = np.argsort(batch.dfs.numpy())
+    for name in ("input_ids", "position_ids", "subtree_end"):
+        ours, theirs = getattr(batch, name).ravel(), getattr(plain, name).ravel()
+        assert ours[back].tolist() == theirs.tolist()
+    source = batch.dfs.numpy()[batch.rows.numpy()[batch.row.numpy()]]
+    ordered = replace(unpacked(plain), source=source, token=batch.token.numpy(), weight=batch.weight.numpy())
+    assert lessons([replace(ordered, label=batch.label.numpy())]) == lessons(trees)
+    assert (np.diff(batch.rows) > 0).all()
+
+
+@settings(deadline=None)
+@given(token_trees())
+def test_the_longest_path_lies_first_and_each_token_behind_its_ancestors(tree: TokenTree) -> None:
+    order = longest_first(tree)
+    assert sorted(order.tolist()) == list(range(len(tree)))
+    longest = int(tree.position_ids.max()) + 1
+    assert tree.position_ids[order[:longest]].tolist() == list(range(longest))
+    place = np.argsort(order)
+    for q in range(len(tree)):
+        seen = [k for k in range(q) if q < tree.subtree_end[k]]
+        assert all(place[k] < place[q] for k in seen)
 
 
 def test_a_dummy_has_a_token_and_no_target() -> None:

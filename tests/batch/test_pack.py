@@ -16,6 +16,7 @@ PLANNERS = st.builds(
     split=st.booleans(),
     rows=st.just(False),
     pair_cost=st.sampled_from([0.0, 0.01]),
+    share=st.booleans(),
 ) | st.builds(
     Planner, budget=st.just(60), fill=st.just(60), world=st.integers(1, 4), split=st.just(True), rows=st.booleans()
 )

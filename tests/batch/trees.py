@@ -34,6 +34,20 @@ def random_tree(random: np.random.Generator, n: int, branching: float = 0.1, tar
     )
 
 
+def with_beginning(tree: TokenTree, ids: list[int]) -> TokenTree:
+    """`tree` behind a beginning that others share, whose last token has a target."""
+    k, n = len(ids), len(ids) + len(tree)
+    return TokenTree(
+        input_ids=np.concatenate([np.array(ids, np.int32), tree.input_ids]),
+        position_ids=np.concatenate([np.arange(k, dtype=np.int32), tree.position_ids + k]),
+        subtree_end=np.concatenate([np.full(k, n, np.int32), tree.subtree_end + k]),
+        source=np.concatenate([np.array([k - 1], np.int32), tree.source + k]),
+        token=np.concatenate([tree.input_ids[:1], tree.token]),
+        weight=np.concatenate([np.ones(1, np.float32), tree.weight]),
+        label=np.concatenate([np.zeros(1, np.int8), tree.label]),
+    )
+
+
 def ancestors(parents: list[int], node: int) -> list[int]:
     """The path from a root to `node`, with both ends."""
     path = [node]
@@ -54,6 +68,16 @@ def lessons(trees: list[TokenTree]) -> list[tuple]:
         for tree in trees
         for s, t, w, label in zip(tree.source, tree.token, tree.weight, tree.label, strict=True)
     )
+
+
+def sample_step() -> list[TokenTree]:
+    """The conversations of one step, some of which begin alike."""
+    random = np.random.default_rng(7)
+    made = [random_tree(random, int(n)) for n in random.integers(5, 60, 9)]
+    # Six conversations begin alike: four share 30 tokens, of which the other two have the first 20.
+    beginnings = [range(30), range(30), range(20), range(30), range(30), range(20)]
+    alike = [with_beginning(tree, list(ids)) for tree, ids in zip(made, beginnings, strict=False)]
+    return [*alike, *made[6:]]
 
 
 @st.composite

@@ -9,15 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from agentsft.train.model import _checkpoint_activations
-from agentsft.types import TokenTree
-from tests.batch.trees import random_tree
+from tests.batch.trees import sample_step
 from tests.train.reference import reference
 from tests.train.tiny import loss_and_gradient, step_run, tiny_model
 from tests.train.two_ranks import short_runs
@@ -25,18 +23,14 @@ from tests.train.two_ranks import short_runs
 WAYS: dict[str, dict[str, Any]] = {
     "one pack": {},
     "one by one": {"fill": 1},
-    "eight micro-batches": {"fill": 45},
-    "trees cut to the budget": {"budget": 25},
+    "eight micro-batches": {"fill": 75},
+    "trees cut to the budget": {"budget": 45},
+    "every conversation by itself": {"share_prefixes": False},
     "split": {"layout": "split"},
     "split, one by one": {"layout": "split", "fill": 1},
     "eager": {"attn_implementation": "eager"},
     "gradient checkpointing": {"gradient_checkpointing": True},
 }
-
-
-def trees() -> list[TokenTree]:
-    random = np.random.default_rng(7)
-    return [random_tree(random, int(n)) for n in random.integers(5, 60, 9)]
 
 
 def same(ours: tuple[float, torch.Tensor], theirs: tuple[float, torch.Tensor]) -> bool:
@@ -48,21 +42,21 @@ def same(ours: tuple[float, torch.Tensor], theirs: tuple[float, torch.Tensor]) -
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "cohere", "granite", "gemma2-wide"])
 def test_loss_and_gradient_equal_plain_transformers_however_the_step_is_laid_out(name: str) -> None:
-    expected = reference(tiny_model(name), trees())
+    expected = reference(tiny_model(name), sample_step())
     for way, settings in WAYS.items():
         model = tiny_model(name)
         if settings.get("gradient_checkpointing"):
             _checkpoint_activations(model)
-        run = step_run(model, trees(), **settings)
+        run = step_run(model, sample_step(), **settings)
         assert run.planner.split == (settings.get("layout") == "split")
         assert same(loss_and_gradient(run), expected), way
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3"])
 def test_models_with_sliding_windows_get_padded_paths_with_the_same_loss_and_gradient(name: str) -> None:
-    expected = reference(tiny_model(name), trees())
+    expected = reference(tiny_model(name), sample_step())
     for way in ("one pack", "one by one", "eight micro-batches", "eager"):
-        run = step_run(tiny_model(name), trees(), **WAYS[way])
+        run = step_run(tiny_model(name), sample_step(), **WAYS[way])
         assert (run.planner.split, run.planner.rows) == (True, True)
         assert same(loss_and_gradient(run), expected), way
 
@@ -75,15 +69,15 @@ def test_adapters_on_a_tied_head_and_embedding_are_laid_out_exactly_too() -> Non
         torch.manual_seed(1)
         return get_peft_model(model, lora)
 
-    expected = reference(adapted(), trees())
+    expected = reference(adapted(), sample_step())
     for way in ("one pack", "eight micro-batches", "split"):
-        assert same(loss_and_gradient(step_run(adapted(), trees(), **WAYS[way])), expected), way
+        assert same(loss_and_gradient(step_run(adapted(), sample_step(), **WAYS[way])), expected), way
 
 
 @pytest.mark.parametrize("normalize", ["items", "weights"])
 def test_normalize_chooses_the_denominator(normalize: str) -> None:
-    expected = reference(tiny_model("llama"), trees(), by_weights=normalize == "weights")
-    assert same(loss_and_gradient(step_run(tiny_model("llama"), trees(), normalize=normalize)), expected)
+    expected = reference(tiny_model("llama"), sample_step(), by_weights=normalize == "weights")
+    assert same(loss_and_gradient(step_run(tiny_model("llama"), sample_step(), normalize=normalize)), expected)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +104,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_give_the_same_loss_and_gradient(two_ranks: Path) -> None:
     results = load_file(two_ranks / "results.safetensors")
     for way in ("tree", "split", "small packs", "fewer trees than ranks"):
-        taught = trees()[:1] if way == "fewer trees than ranks" else trees()
+        taught = sample_step()[:1] if way == "fewer trees than ranks" else sample_step()
         ours = float(results[f"{way}/loss"]), results[f"{way}/gradient"]
         assert same(ours, reference(tiny_model("llama"), taught)), way
 
@@ -120,7 +114,7 @@ def test_two_processes_resume_bit_identically_and_train_like_one(two_ranks: Path
     assert rows(two_ranks / "whole", "evaluations") == rows(two_ranks / "cut", "evaluations")
     whole, cut = (load_file(two_ranks / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    short_runs(two_ranks, trees(), [("alone", {"max_steps": 4})])
+    short_runs(two_ranks, sample_step(), [("alone", {"max_steps": 4})])
     for name in ("metrics", "evaluations"):
         for one, two in zip(rows(two_ranks / "alone", name), rows(two_ranks / "whole", name), strict=True):
             assert one.keys() == two.keys()
@@ -133,3 +127,12 @@ def rows(output: Path, name: str = "metrics") -> list[dict[str, Any]]:
     clock = ("seconds", "tokens_per_second", "memory_gib")
     lines = (output / f"{name}.jsonl").read_text().splitlines()
     return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in lines]
+
+
+def test_what_conversations_share_at_their_start_is_computed_once_in_each_pack() -> None:
+    shared = step_run(tiny_model("llama"), sample_step()).plan(0)
+    alone = step_run(tiny_model("llama"), sample_step(), share_prefixes=False).plan(0)
+    assert len(shared.packs) == len(alone.packs) == 1
+    assert alone.tokens - shared.tokens == 3 * 30 + 2 * 20
+    assert shared.tree_tokens == alone.tree_tokens == alone.tokens
+    assert shared.num_items == alone.num_items

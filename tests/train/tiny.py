@@ -81,6 +81,7 @@ def step_run(model: Any, trees: list[TokenTree], budget: int = 4096, fill: int |
     settings = TrainConfig(batch_size=len(trees), micro_batch_tokens=budget, learning_rate=0.0, **config)
     longest = max(int(tree.position_ids.max()) + 1 for tree in trees)
     layout = choose_layout(base_model(model), longest, settings.layout == "split", settings.attn_implementation, False)
+    share = settings.share_prefixes and not layout.split
     AcceleratorState._reset_state()  # another test may have left another precision
     accelerator = Accelerator(mixed_precision="no")
     module = LossModule(model, layout.attention)
@@ -92,7 +93,7 @@ def step_run(model: Any, trees: list[TokenTree], budget: int = 4096, fill: int |
         module=module,
         optimizer=optimizer,
         trees=trees,
-        planner=Planner(budget, fill or budget, accelerator.num_processes, layout.split, layout.rows),
+        planner=Planner(budget, fill or budget, accelerator.num_processes, layout.split, layout.rows, share=share),
         multiple=1,
         total_steps=1,
         flops=Flops(model),

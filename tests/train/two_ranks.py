@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -14,13 +13,12 @@ from agentsft.config import TrainConfig
 from agentsft.train.reporter import Silent
 from agentsft.train.run import train
 from agentsft.types import TokenTree
-from tests.batch.trees import random_tree
+from tests.batch.trees import sample_step
 from tests.train.tiny import examples, loss_and_gradient, saved_model, step_run, tiny_model, tiny_tokenizer
 
 
 def main(folder: Path) -> None:
-    random = np.random.default_rng(7)
-    trees = [random_tree(random, int(n)) for n in random.integers(5, 60, 9)]
+    trees = sample_step()
     results = {}
     for name, settings in {
         "tree": {},
