@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from agentsft.encode.tree import common_length
 from agentsft.types import TokenTree
 
 LEAST_SHARED = 16
@@ -17,13 +18,6 @@ def trunk(tree: TokenTree) -> np.ndarray:
     """The ids before the first fork, int32[t]: the tokens that all behind them see."""
     whole = tree.subtree_end == len(tree)
     return tree.input_ids if whole.all() else tree.input_ids[: int(whole.argmin())]
-
-
-def common_length(a: np.ndarray, b: np.ndarray) -> int:
-    """How many ids two arrays share at their start."""
-    n = min(len(a), len(b))
-    differ = a[:n] != b[:n]
-    return int(differ.argmax()) if differ.any() else n
 
 
 def order_alike(trees: Sequence[TokenTree]) -> tuple[list[TokenTree], list[int]]:

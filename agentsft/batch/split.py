@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from agentsft.encode.tree import leaves
 from agentsft.types import TokenTree
-
-
-def leaves(tree: TokenTree) -> np.ndarray:
-    """Positions of the tokens without successor, int64[l], ascending. The path to each is one sequence."""
-    return np.flatnonzero(tree.subtree_end == np.arange(1, len(tree) + 1))
-
-
-def split_tokens(tree: TokenTree) -> int:
-    """Tokens of all root-to-leaf paths together: what training them one by one would cost."""
-    return int((tree.position_ids[leaves(tree)] + 1).sum())
 
 
 def split_tree(tree: TokenTree, budget: int) -> list[TokenTree]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from agentsft.encode.linear import linear_view
 from agentsft.encode.tokens import ChunkEncoder, Encoded
-from agentsft.encode.tree import TurnIds, build_tree, leaf_paths
+from agentsft.encode.tree import TurnIds, build_tree, leaf_paths, split_tokens
 from agentsft.encode.weights import token_weights
 from agentsft.errors import RowError, UserError
 from agentsft.render.probe import Traits, probe
@@ -188,7 +188,7 @@ class Preparer:
             lost_turns=len(draft.turns) + draft.skipped - len(turns),
             lost_tokens=lost_tokens,
             straddling=straddling,
-            split_tokens=sum(map(len, leaf_paths(tree))),
+            split_tokens=split_tokens(tree),
             conversation=draft.conversation,
             id=draft.conversation.id,
         )

@@ -72,17 +72,23 @@ def build_tree(turns: Sequence[TurnIds], train_prompts: bool = False) -> TokenTr
     )
 
 
+def leaves(tree: TokenTree) -> np.ndarray:
+    """Positions of the tokens without successor, int64[l], ascending. The path to each is one sequence."""
+    return np.flatnonzero(tree.subtree_end == np.arange(1, len(tree) + 1))
+
+
+def split_tokens(tree: TokenTree) -> int:
+    """Tokens of all root-to-leaf paths together: what training them one by one would cost."""
+    return int((tree.position_ids[leaves(tree)] + 1).sum())
+
+
 def leaf_paths(tree: TokenTree) -> list[np.ndarray]:
     """The root-to-leaf paths of a tree (or forest) as positions, int32 each, in depth-first order.
 
-    A token is a leaf where its subtree ends with itself; its path holds every token whose subtree holds it.
+    A leaf's path holds every token whose subtree holds the leaf.
     """
-    n = len(tree)
-    leaves = np.flatnonzero(tree.subtree_end == np.arange(1, n + 1))
-    if len(leaves) == 1 and tree.is_chain:
-        return [np.arange(n, dtype=np.int32)]
     paths = []
-    for leaf in leaves:
+    for leaf in leaves(tree):
         before = tree.subtree_end[: leaf + 1] > leaf
         paths.append(np.flatnonzero(before).astype(np.int32))
     return paths
@@ -106,7 +112,7 @@ def _insert(root: _Node, ids: np.ndarray) -> None:
         if child is None:
             node.children[int(ids[taken])] = _Node(ids[taken:], taken)
             return
-        same = _common(child.ids, ids[taken:])
+        same = common_length(child.ids, ids[taken:])
         taken += same
         if same < len(child.ids):
             if taken == len(ids):
@@ -121,7 +127,8 @@ def _fork(node: _Node, at: int) -> None:
     node.ids, node.children = node.ids[:at], {int(tail.ids[0]): tail}
 
 
-def _common(a: np.ndarray, b: np.ndarray) -> int:
+def common_length(a: np.ndarray, b: np.ndarray) -> int:
+    """How many ids two arrays share at their start."""
     n = min(len(a), len(b))
     differ = a[:n] != b[:n]
     first = int(differ.argmax()) if n else 0

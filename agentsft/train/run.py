@@ -18,8 +18,8 @@ from transformers.utils import logging
 
 from agentsft.batch.order import epochs_done, total_steps
 from agentsft.batch.pack import Planner, StepPlan
-from agentsft.batch.split import split_tokens
 from agentsft.config import TrainConfig, dump_recipe
+from agentsft.encode.tree import split_tokens
 from agentsft.errors import UserError
 from agentsft.train import checkpoint
 from agentsft.train.attention import FLEX_BLOCK

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentsft.batch.split import chains, leaves, split_tokens, split_tree
+from agentsft.batch.split import chains, split_tree
+from agentsft.encode.tree import leaves, split_tokens
 from agentsft.types import TokenTree
 from tests.batch.trees import context, lessons, token_trees
 
