@@ -126,6 +126,81 @@ def _turn_ids(made: Preparer, example: Any) -> list[list[int]]:
     return [made._path_ids(turn).tolist() for turn in example.turns]
 
 
+SAMPLE = (
+    Message("user", "Go"),
+    Message("assistant", "<think>\n\n</think>\n\nThought: t\nAction: a\nAction Input: {}\nObservation: o"),
+    Message("user", "What is the value of x?"),
+    Message("assistant", "<tool_call>\n{}\n</tool_call> ✿FUNCTION✿: f\n✿ARGS✿: {}"),
+    Message("tool", "7"),
+    Message("assistant", "<think>\nhm\n</think>\n\nNext: n\nFinal Answer: 7"),
+)
+FIRST = "<think>\n\n</think>\n\nThought: t\nAction: a\nAction Input: {}\nObservation: o"
+SECOND = "<tool_call>\n{}\n</tool_call> ✿FUNCTION✿: f\n✿ARGS✿: {}"
+THIRD = "<think>\nhm\n</think>\n\nNext: n\nFinal Answer: 7"
+END = "<|im_end|>"
+TRAINED: dict[str, list[tuple[str, float]]] = {
+    "default": [(FIRST + END + SECOND + END + THIRD + END, 1)],
+    "last_round": [(THIRD + END, 1)],
+    "last_user_turn": [(SECOND + END + THIRD + END, 1)],
+    "mask_history": [(THIRD + END, 1)],
+    "last_round_with_ignore_empty_think": [(THIRD + END, 1)],
+    "ignore_empty_think": [(FIRST[19:] + END + SECOND + END + THIRD + END, 1)],
+    "ignore_think_prefix": [(FIRST[8:] + END + SECOND + END + THIRD[8:] + END, 1)],
+    "react": [
+        ("<think>\n\n</think>\n\nThought: t\n", 1),
+        ("Action: a\nAction Input: {}\nObservation:", 2),
+        (END + SECOND + END + THIRD + END, 1),
+    ],
+    "alpha_umi": [
+        ("<think>\n\n</think>\n\nThought: t\n", 1),
+        ("Action: a\nAction Input: {}\nObservation:", 2),
+        (END + SECOND + END + "<think>\nhm\n</think>\n\n", 1),
+        ("Next: n\n", 2),
+        ("Final Answer: 7" + END, 1),
+    ],
+    "hermes": [
+        (FIRST + END, 1),
+        ("<tool_call>\n{}\n</tool_call>", 2),
+        (" ✿FUNCTION✿: f\n✿ARGS✿: {}" + END + THIRD + END, 1),
+    ],
+    "qwen": [  # the space and the flower's first byte are one token, which takes the larger weight
+        (FIRST + END + "<tool_call>\n{}\n</tool_call>", 1),
+        (" ✿FUNCTION✿: f\n✿ARGS✿: {}", 2),
+        (END + THIRD + END, 1),
+    ],
+    "agentflan": [
+        ("<think>\n\n</think>\n\nThought: t\nAction:", 1),
+        (" a\n", 3),
+        ("Action Input:", 1),
+        (" {}\n", 3),
+        ("Observation:", 2),
+        (END, 1),
+        (SECOND, 3),
+        (END + THIRD + END, 1),
+    ],
+}
+
+
+@pytest.mark.parametrize("strategy", TRAINED)
+def test_the_trained_tokens_of_a_strategy_decode_to_this(strategy: str) -> None:
+    chatml = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    masked = strategy == "mask_history"
+    made = Preparer(assets.smollm2_tokenizer(), "default" if masked else strategy, masked, chatml)
+    (example,) = made.prepare([Row(0, "f:1", Conversation(SAMPLE))])
+    assert example.tree is not None
+    assert example.tree.is_chain
+    groups: list[tuple[list[int], float]] = []
+    for token, weight in zip(example.tree.token.tolist(), example.tree.weight.tolist(), strict=True):
+        if not groups or groups[-1][1] != weight:
+            groups.append(([], weight))
+        groups[-1][0].append(token)
+    decoded = [(made.tokenizer.decode(ids), weight) for ids, weight in groups]
+    assert decoded == TRAINED[strategy]
+
+
 @given(st.text(alphabet="ab", max_size=9), st.text(alphabet="ab", max_size=9))
 def test_the_common_prefix_is_the_longest_one(a: str, b: str) -> None:
     n = common_prefix(a, b)
