@@ -46,8 +46,12 @@ class Run:
 
     def plan(self, step: int) -> StepPlan:
         """The micro-batches of step number `step` (from 0)."""
+        return self.planner.plan(self.trees_of(step))
+
+    def trees_of(self, step: int) -> list[TokenTree]:
+        """The conversations of step number `step`."""
         indices = step_indices(self.config.seed, step, len(self.trees), self.config.batch_size)
-        return self.planner.plan([self.trees[i] for i in indices])
+        return [self.trees[i] for i in indices]
 
     def denominator(self, plan: StepPlan) -> float:
         """What the sum of weight * nll over all ranks is divided by."""

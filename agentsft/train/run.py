@@ -16,6 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from transformers import AutoConfig
 from transformers.utils import logging
 
+from agentsft.batch.length import best_length
 from agentsft.batch.order import epochs_done, total_steps
 from agentsft.batch.pack import Planner, StepPlan
 from agentsft.config import TrainConfig, dump_recipe
@@ -130,8 +131,8 @@ def _set_up(
         peak=peak * accelerator.num_processes if peak else None,
         arrange=layout.attention.mode == "flex",
     )
+    _set_lengths(run, layout, eval_trees, compiled)
     plans = [run.plan(step) for step in range(min(steps, 20))]
-    run.multiple = _multiple(layout, planner, plans, compiled)
     for note in notes:
         reporter.on_note(note)
     setup = _Setup(run, model, eval_trees, reporter, marks, int(state["step"]))
@@ -159,19 +160,16 @@ def _planner(config: TrainConfig, layout: Layout, device: torch.device, world: i
     return Planner(budget, 1 if layout.alone else fill, world, layout.split, layout.rows, pair_cost, share)
 
 
-def _multiple(layout: Layout, planner: Planner, plans: list[StepPlan], compiled: bool) -> int:
-    """What packs are padded to a multiple of.
-
-    Layers compiled for one length run an eighth faster than for any length, so where packs are nearly full all of
-    them get that length.
-    """
+def _set_lengths(run: Run, layout: Layout, eval_trees: list[TokenTree], compiled: bool) -> None:
+    """Choose what packs are filled and padded to: one length for compiled layers, whole blocks for flex attention."""
     if layout.attention.mode in ("sdpa", "eager", "rows"):
-        return 1
-    if not compiled:
-        return FLEX_BLOCK
-    whole = -(-planner.fill // FLEX_BLOCK) * FLEX_BLOCK
-    sizes = [pack.size for plan in plans for pack in plan.packs]
-    return whole if sum(sizes) >= 7 / 8 * whole * len(sizes) else max(whole // 8 // FLEX_BLOCK, 1) * FLEX_BLOCK
+        return
+    run.multiple = FLEX_BLOCK
+    if compiled:
+        steps = [run.trees_of(step) for step in range(min(run.total_steps, 8))]
+        largest = max(len(tree) for tree in [*run.trees, *eval_trees])
+        run.multiple = best_length(run.planner, steps, largest, FLEX_BLOCK)
+        run.planner = replace(run.planner, fill=min(run.multiple, run.planner.fill))
 
 
 def _run_steps(setup: _Setup) -> tuple[float | None, float | None, float | None, int]:
