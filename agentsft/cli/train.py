@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from agentsft.cli.display import console, table
+from agentsft.cli.display import console, printable, table
 from agentsft.config import TrainConfig
 from agentsft.encode.load import load_preparer
 from agentsft.train.dataset import Dataset, load_dataset
@@ -67,9 +67,10 @@ def _print_ledger(screen: Console, dataset: Dataset) -> None:
         return
     rows = dataset.ledger.by_reason()
     screen.print(table("not trained in full", ["reason", "rows", "turns lost", "tokens lost"], rows, right=(1, 2, 3)))
-    for entry in dataset.ledger.entries[:3]:
+    first = {entry["reason"]: entry for entry in reversed(dataset.ledger.entries)}
+    for entry in list(first.values())[::-1]:
         where = "" if entry["message"] is None else f" message {entry['message']}:"
-        screen.print(Text(f"  {entry['source']}:{where} {entry['detail']}"))
+        screen.print(Text(printable(f"  {entry['source']}:{where} {entry['detail']}")))
     screen.print("  all of them: ledger.jsonl")
 
 
@@ -181,7 +182,7 @@ def _summary_table(summary: Summary) -> Table:
             "tokens an epoch",
             f"{tokens:,}: {summary.trained_tokens:,} trained, {summary.untrained_tokens:,} not, "
             f"{summary.saved_tokens:,} saved by sharing"
-            + (f"; {1 - summary.computed_share:.0%} shared by several" if summary.computed_share < 0.995 else ""),
+            + (f"; {1 - summary.computed_share:.0%} shared by conversations" if summary.computed_share < 0.995 else ""),
         ),
         (
             "steps",

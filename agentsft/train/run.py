@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -272,11 +273,14 @@ def _summary(setup: _Setup, layout: Layout, plans: list[StepPlan], precision: st
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars of Transformers, which would break the reporter's display."""
+    """Without what would break the reporter's display: progress bars, and warnings that no user can act on."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Attempting to run cuBLAS, but there was no current CUDA context")
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            yield
     finally:
         if shown:
             logging.enable_progress_bar()
