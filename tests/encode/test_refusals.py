@@ -194,3 +194,27 @@ def test_a_tokenizer_without_a_template_and_a_template_that_does_not_compile_sto
         Preparer(bare)
     with pytest.raises(UserError, match=r"line 2"):
         Preparer(bare, chat_template="a\n{% for %}")
+
+
+def test_a_template_that_writes_a_stop_token_inside_a_response_is_not_cut_there_in_silence() -> None:
+    template = BROKEN.replace("m.content", "m.content.replace(' ', '<|im_end|>')") + GENERATION
+    (example,) = prepared(with_template(template), Conversation((user("Hi"), answer("two words"))))
+    assert example.refusal is not None
+    assert example.refusal.reason == "control_token"
+    assert "inside the response" in example.refusal.detail
+
+
+@pytest.mark.parametrize(("template", "token"), [("gemma4", "<|tool_call>"), ("lfm2_2_5", "<|tool_call_start|>")])
+def test_special_tokens_that_only_tools_bring_are_delimiters_too(template: str, token: str) -> None:
+    preparer = Preparer(assets.tokenizer_for(template))
+    assert token in preparer.traits.delimiters
+
+
+@pytest.mark.parametrize("reach", ["''.__class__.__mro__", "messages.append(1)"])
+def test_a_template_cannot_reach_out_of_the_sandbox_also_not_the_second_time(reach: str) -> None:
+    template = "{% for m in messages %}{{ " + reach + " }}{% endfor %}" + BROKEN + GENERATION
+    preparer = with_template(template)
+    for example in prepared(preparer, KINDS["several user turns"], KINDS["plain"]):
+        assert example.refusal is not None
+        assert example.refusal.reason == "template_error"
+        assert "unsafe" in example.refusal.detail
