@@ -68,11 +68,13 @@ class Renderer:
             prompt = self.template.render(dicts[:i], tools, True, kwargs)
             if not full.startswith(prompt) and not message.reasoning:
                 prompt, full = self._without_thinking(dicts, i, tools, kwargs) or (prompt, full)
+            if not full.startswith(prompt):
+                full = self._behind_rewritten_history(dicts, i, tools, kwargs, prompt, full) or full
         except RowError as error:
             raise RowError(error.reason, error.detail, i) from None
         if not full.startswith(prompt):
             raise RowError("prompt_not_prefix", self._prefix_detail(prompt, full, message), i)
-        response, suffix = self._cut(full[len(prompt) :], conversation, dicts, i, full)
+        response, suffix = self._cut(full[len(prompt) :], message, i)
         self._check_content(message, response, i)
         return RenderedTurn(i, prompt, response, suffix)
 
@@ -84,6 +86,26 @@ class Renderer:
         prompt = self.template.render(dicts[:i], tools, True, quiet)
         full = self.template.render(dicts[: i + 1], tools, False, quiet)
         return (prompt, full) if full.startswith(prompt) else None
+
+    def _behind_rewritten_history(
+        self,
+        dicts: list[dict[str, Any]],
+        i: int,
+        tools: Sequence[Mapping[str, Any]],
+        kwargs: Mapping[str, Any],
+        prompt: str,
+        full: str,
+    ) -> str | None:
+        """The prompt and the message's text behind it, where the message itself makes the template drop old thinking.
+
+        gpt-oss shows the thinking of a tool loop until the final answer stands. Behind the same history without
+        thinking nothing is dropped, so the message's text is found there; the full text must end with it as well.
+        """
+        plain = [{k: v for k, v in m.items() if k not in ("thinking", "reasoning_content")} for m in dicts[:i]]
+        before = self.template.render(plain, tools, True, kwargs)
+        after = self.template.render([*plain, dicts[i]], tools, False, kwargs)
+        text = after[len(before) :]
+        return prompt + text if after.startswith(before) and text and full.endswith(text) else None
 
     @staticmethod
     def _prefix_detail(prompt: str, full: str, message: Message) -> str:
@@ -99,13 +121,11 @@ class Renderer:
             remedy = "this message has no reasoning, and the template has no prompt without: add reasoning to the row"
         return f"the prompt ends {_show(prompt[at:])} where the message reads {_show(full[at:])}; {remedy}."
 
-    def _cut(
-        self, text: str, conversation: Conversation, dicts: list[dict[str, Any]], i: int, full: str
-    ) -> tuple[str, str]:
+    def _cut(self, text: str, message: Message, i: int) -> tuple[str, str]:
         """Response and stop token: the text up to the first stop token of its tail, and that token."""
         tail = self._tail.search(text)
         if tail is None:
-            return self._cut_at_handover(text, conversation, dicts, i, full)
+            return self._cut_at_handover(text, message, i)
         stop = self._stop.match(text, tail.start())
         assert stop is not None
         response = text[: tail.start()]
@@ -115,11 +135,9 @@ class Renderer:
             )
         return response, stop.group()
 
-    def _cut_at_handover(
-        self, text: str, conversation: Conversation, dicts: list[dict[str, Any]], i: int, full: str
-    ) -> tuple[str, str]:
+    def _cut_at_handover(self, text: str, message: Message, i: int) -> tuple[str, str]:
         """For templates that end a message by opening the next one: that opening token is where sampling stops."""
-        token = self.traits.handover.get("tool" if conversation.messages[i].tool_calls else "user")
+        token = self.traits.handover.get("tool" if message.tool_calls else "user")
         if token in self.traits.stop_tokens and token is not None:
             return text, token
         opens = f"; if {token!r} is where serving stops, say --stop-token {token!r}" if token else ""
