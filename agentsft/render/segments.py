@@ -45,9 +45,15 @@ class _Finder:
         self.text = leaf.prompt
         self.messages = conversation.messages[: leaf.message]
         self.turns = turns
+        # Where the text stands as it was sampled: begin of the response of these messages.
+        self.sampled = {k: len(t.prompt) for k, t in turns.items() if self._stands(t)}
         self.closer = token_pattern(renderer.traits.closers)
         self.opener = token_pattern(renderer.traits.delimiters)
         self.header = self._header(renderer, conversation, leaf)
+
+    def _stands(self, turn: Turn) -> bool:
+        whole = turn.prompt + turn.response + turn.suffix
+        return turn.message < len(self.messages) and self.text.startswith(whole)
 
     def marks(self) -> list[_Mark]:
         """Where each message of the prompt begins, in order and without gaps; the first mark is at 0."""
@@ -92,12 +98,10 @@ class _Finder:
 
     def _answer(self, k: int, at: int) -> tuple[int, int, int]:
         """Begin and end of an assistant message's response, and the end of the token that closes it."""
-        turn = self.turns.get(k)
-        if turn is not None and self.text.startswith(turn.response + turn.suffix, len(turn.prompt)):
-            begin = len(turn.prompt)
-            if begin >= at:
-                end = begin + len(turn.response)
-                return begin, end, end + len(turn.suffix)
+        if self.sampled.get(k, -1) >= at:
+            begin, turn = self.sampled[k], self.turns[k]
+            end = begin + len(turn.response)
+            return begin, end, end + len(turn.suffix)
         header = self.text.find(self.header, at) if self.header else -1
         begin = header + len(self.header) if header >= 0 else self._own_text(self.messages[k], at)
         closing = self.closer.search(self.text, begin) or self.opener.search(self.text, begin)
@@ -113,6 +117,8 @@ class _Finder:
     def _close(self, k: int, end: int) -> int:
         """Where message k ends whose text ends at `end`: behind its closing token, if it comes before the next text."""
         following = next((m.content.strip() for m in self.messages[k + 1 :] if m.content.strip()), "")
-        limit = self.text.find(following, end) if following else -1
-        closing = self.closer.search(self.text, end, limit if limit >= 0 else len(self.text))
+        found = self.text.find(following, end) if following else -1
+        limits = [begin for begin in self.sampled.values() if begin >= end]
+        limit = min([*limits, found if found >= 0 else len(self.text)])
+        closing = self.closer.search(self.text, end, limit)
         return closing.end() if closing else end

@@ -65,15 +65,18 @@ def test_segments_join_to_the_text_and_trained_text_is_response_and_stop_token(t
     for kind, example in cells.examples(template).items():
         turns = {turn.message: turn for turn in example.turns}
         trained: list[str] = []
+        marked: set[tuple[str, int, str]] = set()
         for sequence, leaf in zip(preparer.sequences(example), preparer.leaves(example), strict=True):
             text = "".join(segment.text for segment in sequence.segments)
             assert text == leaf.prompt + leaf.response + leaf.suffix, kind
             assert {segment.kind for segment in sequence.segments} <= {"system", "query", "response", "suffix"}
+            marked |= {(segment.kind, segment.message, segment.text) for segment in sequence.segments}
             trained.append(preparer.tokenizer.decode(sequence.input_ids[sequence.labels != -100]))
         wanted = [turn.response + turn.suffix for turn in turns.values()]
         assert sorted("".join(trained)) == sorted("".join(wanted)), kind
         for turn in turns.values():
             assert any(turn.response + turn.suffix in text for text in trained), kind
+            assert {("response", turn.message, turn.response), ("suffix", turn.message, turn.suffix)} <= marked, kind
 
 
 @pytest.mark.parametrize("template", TEXT_TEMPLATES)
