@@ -64,6 +64,11 @@ class DataConfig:
         "Length",
         ("drop_turns", "skip", "error"),
     )
+    num_proc: int | None = _option(
+        None,
+        "Processes that prepare rows; default: as many as cores, at most 8, and 1 for little data or two cores.",
+        "Data",
+    )
 
 
 @dataclass
@@ -127,6 +132,10 @@ class TrainConfig(DataConfig):
     save_total_limit: int | None = _option(None, "Keep only the newest checkpoints.", "Run")
     resume: bool = _option(False, "Go on from the newest checkpoint of output, or start afresh.", "Run")
     resume_from_checkpoint: str | None = _option(None, "Go on from this checkpoint.", "Run")
+    cache: bool = _option(True, "Keep prepared rows in the cache folder, and take them from there.", "Data")
+    max_bad_steps: int | None = _option(
+        None, "Stop after so many steps skipped for a NaN or infinite loss or gradient; default: never.", "Run"
+    )
 
 
 T = TypeVar("T", bound=DataConfig)
@@ -232,6 +241,8 @@ _AT_LEAST_ONE = [
     "lora_rank",
     "lora_alpha",
     "max_length",
+    "num_proc",
+    "max_bad_steps",
 ]
 _NOT_NEGATIVE = [
     "learning_rate",

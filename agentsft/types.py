@@ -177,7 +177,8 @@ class Example:
     """What became of one row: its turns and tree, or the refusal that says why there are none.
 
     `lost_turns` and `lost_tokens` count what an over-long conversation had to leave out (`lost` says why).
-    `straddling` counts the tokens that cross a border between two weights.
+    `straddling` counts the tokens that cross a border between two weights. Training needs neither texts nor
+    conversation: a compact example has none, but `turn_count`, and as `task` a hash of its first user message.
     """
 
     index: int
@@ -192,3 +193,5 @@ class Example:
     split_tokens: int = 0
     conversation: Conversation | None = None
     id: str | None = None
+    turn_count: int = 0
+    task: str | None = None

@@ -17,6 +17,7 @@ for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_TOKEN", "FORCE_COLOR", "CO
     os.environ.pop(name, None)
 os.environ.update(
     HF_HOME=_home.name,
+    XDG_CACHE_HOME=_home.name,
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     TOKENIZERS_PARALLELISM="false",

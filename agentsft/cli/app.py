@@ -58,7 +58,7 @@ def train(
 
 
 @app.command()
-@with_settings(DataConfig, "data")
+@with_settings(DataConfig, "data", "num_proc")
 def preview(
     data: _DATA,
     *,

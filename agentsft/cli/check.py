@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from agentsft.cli.display import console, printable, share, table
 from agentsft.config import DataConfig
-from agentsft.encode.load import load_preparer, prepare_all
+from agentsft.encode.load import load_preparer
+from agentsft.encode.parallel import prepare_compact
 from agentsft.errors import UserError
 from agentsft.types import LABELS, Example
 
@@ -41,7 +42,7 @@ class Totals:
         fault = example.refusal or example.lost
         self.refused += example.refusal is not None
         self.cut += example.refusal is None and example.lost is not None
-        self.turns += len(example.turns)
+        self.turns += example.turn_count or len(example.turns)
         self.lost_turns += example.lost_turns
         self.lost_tokens += example.lost_tokens
         self.straddling += example.straddling
@@ -95,7 +96,7 @@ def run_check(config: DataConfig, output_format: str, show: int) -> int:
     )
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("rows", total=None)
-        for example in prepare_all(config, preparer):
+        for example in prepare_compact(config, preparer):
             totals.add(example, show)
             progress.advance(task)
     if output_format == "json":

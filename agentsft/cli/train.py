@@ -22,6 +22,7 @@ from agentsft.train.reporter import Reporter, Silent, Summary, TrainResult
 def run_train(config: TrainConfig) -> int:
     """Train as `config` says. Returns the exit code."""
     from agentsft.data.agent_format import describe
+    from agentsft.train.interrupt import Interrupted
     from agentsft.train.run import train
 
     main = int(os.environ.get("RANK", "0")) == 0
@@ -39,7 +40,13 @@ def run_train(config: TrainConfig) -> int:
     if config.chat_template:
         preparer.tokenizer.chat_template = preparer.template.text
     reporter = make_reporter(screen) if main else Silent()
-    train(config, preparer.tokenizer, dataset.train, dataset.held_out, reporter)
+    try:
+        train(config, preparer.tokenizer, dataset.train, dataset.held_out, reporter)
+    except Interrupted as stopped:
+        return stopped.code
+    finally:
+        if isinstance(reporter, LiveReporter):
+            reporter.live.stop()  # gives the terminal its cursor back
     return 0
 
 
@@ -62,6 +69,9 @@ def _prepare(config: TrainConfig, preparer: Any, screen: Console | None) -> Data
 
 
 def _print_ledger(screen: Console, dataset: Dataset) -> None:
+    if dataset.held_out_ledger.entries:
+        reasons = ", ".join(f"{reason} {count}" for reason, count, *_ in dataset.held_out_ledger.by_reason())
+        screen.print(Text(f"held-out rows left out in part or whole: {reasons}; see agentsft check", "yellow"))
     if not dataset.ledger.entries:
         screen.print("every row is trained in full")
         return

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from agentsft.config import TrainConfig
-from agentsft.encode.load import prepare_all
+from agentsft.encode.cache import prepare_cached
+from agentsft.encode.parallel import prepare_compact
 from agentsft.encode.prepare import Preparer
 from agentsft.errors import UserError
 from agentsft.train.ledger import Ledger
@@ -21,6 +22,8 @@ class Dataset:
     train: list[Example] = field(default_factory=list)
     held_out: list[Example] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
+    held_out_ledger: Ledger = field(default_factory=Ledger)
+    """What of `eval_data` is left out; it is not part of ledger.jsonl, which is about training."""
 
 
 def load_dataset(config: TrainConfig, preparer: Preparer, advance: Callable[[int], None] | None = None) -> Dataset:
@@ -33,33 +36,43 @@ def load_dataset(config: TrainConfig, preparer: Preparer, advance: Callable[[int
         raise UserError("no data: say --data PATH, or `data:` in the recipe.")
     dataset = Dataset()
     examples = []
-    for example in prepare_all(config, preparer):
+    for example in _prepared(config, preparer, config.data, advance):
         dataset.ledger.add(example)
         if example.tree is not None:
             examples.append(example)
-        if advance:
-            advance(1)
     if not examples:
         worst = dataset.ledger.by_reason()[:1]
         cause = f": {dataset.ledger.entries[0]['source']}: {dataset.ledger.entries[0]['detail']}" if worst else "."
         raise UserError(f"no row of {', '.join(config.data)} can be trained{cause}")
     dataset.train, dataset.held_out = _divided(examples, config.eval_share, config.seed)
     if config.eval_data:
-        for example in prepare_all(config, preparer, config.eval_data):
+        for example in _prepared(config, preparer, config.eval_data, advance):
+            dataset.held_out_ledger.add(example)
             if example.tree is not None:
                 dataset.held_out.append(example)
-            if advance:
-                advance(1)
     return dataset
+
+
+def _prepared(
+    config: TrainConfig, preparer: Preparer, paths: list[str], advance: Callable[[int], None] | None
+) -> Iterator[Example]:
+    """Compact examples of the rows of `paths`."""
+    if config.cache:
+        yield from prepare_cached(config, preparer, paths, advance)
+        return
+    for example in prepare_compact(config, preparer, paths):
+        yield example
+        if advance:
+            advance(1)
 
 
 def _divided(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
     """Training and held-out examples; the latter are whole groups, about `share` of all."""
     if not share:
         return examples, []
-    groups: dict[str, list[Example]] = {}
+    groups: dict[str | None, list[Example]] = {}
     for example in examples:
-        groups.setdefault(_task(example), []).append(example)
+        groups.setdefault(example.task, []).append(example)
     names = list(groups)
     random.Random(seed).shuffle(names)
     wanted, held_out = share * len(examples), set()
@@ -70,12 +83,6 @@ def _divided(examples: list[Example], share: float, seed: int) -> tuple[list[Exa
         held_out.add(name)
         count += len(groups[name])
     return (
-        [example for example in examples if _task(example) not in held_out],
-        [example for example in examples if _task(example) in held_out],
+        [example for example in examples if example.task not in held_out],
+        [example for example in examples if example.task in held_out],
     )
-
-
-def _task(example: Example) -> str:
-    """What a conversation is about: its first user message."""
-    messages = example.conversation.messages if example.conversation else ()
-    return next((message.content for message in messages if message.role == "user"), example.source)

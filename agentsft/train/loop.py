@@ -7,7 +7,7 @@ import math
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from agentsft.batch.collate import collate
 from agentsft.batch.order import epochs_done, step_indices
 from agentsft.batch.pack import Planner, StepPlan
 from agentsft.config import TrainConfig
+from agentsft.errors import UserError
 from agentsft.train.flops import Flops
 from agentsft.train.metrics import finite, loss_by_label
 from agentsft.train.optim import learning_rate
@@ -29,7 +30,8 @@ class Run:
     """Everything that a step needs. `module` and `optimizer` are as Accelerate prepared them.
 
     `multiple` is what packs are padded to a multiple of, `arrange` whether trees lie longest path first, `peak` the
-    peak FLOP/s of all devices together.
+    peak FLOP/s of all devices together, `sources` where each tree comes from, `bad_steps` the number of steps skipped
+    for a NaN or infinite loss or gradient.
     """
 
     config: TrainConfig
@@ -43,6 +45,8 @@ class Run:
     flops: Flops
     peak: float | None
     arrange: bool = False
+    sources: list[str] = field(default_factory=list)
+    bad_steps: int = 0
 
     def plan(self, step: int) -> StepPlan:
         """The micro-batches of step number `step` (from 0)."""
@@ -50,8 +54,14 @@ class Run:
 
     def trees_of(self, step: int) -> list[TokenTree]:
         """The conversations of step number `step`."""
-        indices = step_indices(self.config.seed, step, len(self.trees), self.config.batch_size)
-        return [self.trees[i] for i in indices]
+        return [self.trees[i] for i in self._indices(step)]
+
+    def sources_of(self, step: int) -> list[str]:
+        """Where the conversations of step number `step` come from."""
+        return [self.sources[i] for i in self._indices(step)] if self.sources else []
+
+    def _indices(self, step: int) -> np.ndarray:
+        return step_indices(self.config.seed, step, len(self.trees), self.config.batch_size)
 
     def denominator(self, plan: StepPlan) -> float:
         """What the sum of weight * nll over all ranks is divided by."""
@@ -95,7 +105,23 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
         "computed_tokens": plan.tokens,
         "memory_gib": _peak_memory(run.accelerator.device),
     }
-    return row | ({"skipped": skipped} if skipped else {})
+    if not skipped:
+        return row
+    # An overflow under fp16's scaled loss is no fault: the scaler lowers its scale.
+    run.bad_steps += bool(plan.num_items) and (row["loss"] is None or run.accelerator.scaler is None)
+    return row | {"skipped": skipped, "sources": run.sources_of(step)}
+
+
+def check_bad_steps(run: Run, row: dict[str, Any]) -> None:
+    """Raises UserError once max_bad_steps steps of this run were bad, naming the rows of the last one, `row`."""
+    limit = run.config.max_bad_steps
+    if limit and "skipped" in row and run.bad_steps >= limit:
+        sources = row["sources"]
+        named = ", ".join(sources[:8]) + (f" and {len(sources) - 8} more" if len(sources) > 8 else "")
+        raise UserError(
+            f"max_bad_steps: {run.bad_steps} steps had a NaN or infinite loss or gradient, the last one step "
+            f"{row['step']} on {named}; look at these rows, or lower learning_rate."
+        )
 
 
 def backward(run: Run, plan: StepPlan) -> torch.Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
@@ -26,8 +27,9 @@ from agentsft.errors import UserError
 from agentsft.train import checkpoint
 from agentsft.train.attention import FLEX_BLOCK
 from agentsft.train.flops import Flops, peak_flops
+from agentsft.train.interrupt import Interrupted, Interrupts
 from agentsft.train.layout import Layout, choose_layout
-from agentsft.train.loop import Run, evaluate, train_step
+from agentsft.train.loop import Run, check_bad_steps, evaluate, train_step
 from agentsft.train.metrics import MetricsFile
 from agentsft.train.model import compile_layers, load_model, parameter_counts, resolve_precision
 from agentsft.train.module import LossModule, base_model
@@ -92,19 +94,18 @@ def _set_up(
         raise UserError("data: no conversation is left to train.")
     if config.learning_rate is None:
         config = replace(config, learning_rate=default_learning_rate(config.tuner))
-    resumed = checkpoint.checkpoint_to_resume(config)
-    marks = checkpoint.fingerprint(config, trees)
-    state = checkpoint.load_state(resumed, marks) if resumed else {"step": 0}
-
     accelerator, precision = _accelerator(config)
     device = accelerator.device
+    resumed, passed_over = checkpoint.choose_checkpoint(config)
+    marks = checkpoint.fingerprint(config, trees)
+    state = checkpoint.load_state(resumed, marks) if resumed else {"step": 0}
     reporter = reporter if accelerator.is_main_process else Silent()
     compiled = device.type == "cuda" if config.torch_compile is None else config.torch_compile
     model = load_model(config, device, precision, resumed)
     longest = max(int(tree.position_ids.max()) + 1 for tree in trees + eval_trees)
     layout = choose_layout(base_model(model), longest, config.layout == "split", config.attn_implementation, compiled)
     head = head_fault(base_model(model))
-    notes = [*layout.notes, *([f"The model's own logits are used, since {head}."] if head else [])]
+    notes = [*passed_over, *layout.notes, *([f"The model's own logits are used, since {head}."] if head else [])]
     if compiled:
         notes += filter(None, [compile_layers(model)])
     flops = Flops(model)
@@ -131,6 +132,7 @@ def _set_up(
         flops=flops,
         peak=peak * accelerator.num_processes if peak else None,
         arrange=layout.attention.mode == "flex",
+        sources=[example.source for example in train_examples if example.tree],
     )
     _set_lengths(run, layout, eval_trees, compiled)
     plans = [run.plan(step) for step in range(min(steps, 20))]
@@ -142,7 +144,7 @@ def _set_up(
 
 
 def _trees(examples: list[Example]) -> list[TokenTree]:
-    return [example.tree for example in examples if example.tree is not None and len(example.tree)]
+    return [example.tree for example in examples if example.tree]
 
 
 def _accelerator(config: TrainConfig) -> tuple[Accelerator, str]:
@@ -186,7 +188,6 @@ def _run_steps(setup: _Setup) -> tuple[float | None, float | None, float | None,
     )
     # Every rank must know what the main process, which reads the file, will not evaluate again.
     evaluated = broadcast_object_list([{row["step"]: row["eval_loss"] for row in evaluations.kept}])[0]
-    losses = metrics.kept
 
     def held_out(step: int) -> None:
         if setup.eval_trees and step not in evaluated:
@@ -196,39 +197,51 @@ def _run_steps(setup: _Setup) -> tuple[float | None, float | None, float | None,
             evaluations.write(row)
             reporter.on_eval(row)
 
-    if not setup.start_step:
-        held_out(0)
-    for step in range(setup.start_step, run.total_steps):
-        row = train_step(run, step)
-        losses.append(row)
-        metrics.write(row)
-        reporter.on_step(row)
-        if config.eval_steps and (step + 1) % config.eval_steps == 0:
-            held_out(step + 1)
-        if config.save_steps and (step + 1) % config.save_steps == 0:
-            _save(setup, step + 1)
+    def due(every: int | None, step: int) -> bool:
+        return every is not None and step % every == 0
+
+    if not setup.start_step or due(config.eval_steps, setup.start_step):  # where an interrupted run left it out
+        held_out(setup.start_step)
+    with Interrupts(run.accelerator) as interrupts:
+        for step in range(setup.start_step + 1, run.total_steps + 1):
+            row = train_step(run, step - 1)
+            metrics.kept.append(row)
+            metrics.write(row)
+            reporter.on_step(row)
+            check_bad_steps(run, row)
+            if due(config.eval_steps, step) and not interrupts.asked():
+                held_out(step)
+            asked = interrupts.asked()
+            if asked or due(config.save_steps, step):
+                _save(setup, step)
+            if asked:
+                reporter.on_note(f"Stopped by {Signals(asked).name} after step {step}; --resume goes on from there.")
+                raise Interrupted(asked)
     held_out(run.total_steps)
     metrics.close()
     evaluations.close()
-    last = next((row["loss"] for row in reversed(losses) if row["loss"] is not None), None)
-    return evaluated.get(0), evaluated.get(run.total_steps), last, sum("skipped" in row for row in losses)
+    last = next((row["loss"] for row in reversed(metrics.kept) if row["loss"] is not None), None)
+    return evaluated.get(0), evaluated.get(run.total_steps), last, sum("skipped" in row for row in metrics.kept)
 
 
 def _save(setup: _Setup, step: int) -> None:
     accelerator = setup.run.accelerator
     if accelerator.is_main_process:
-        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
         state = {
             "step": step,
             "epoch": epochs_done(step, len(setup.run.trees), setup.run.config.batch_size),
             "total_steps": setup.run.total_steps,
             "world_size": accelerator.num_processes,
-            "scaler": scaler,
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
             "fingerprint": setup.fingerprint,
         }
-        limit = setup.run.config.save_total_limit
-        path = checkpoint.save_checkpoint(setup.output, setup.model, setup.run.optimizer, state, limit)
-        setup.reporter.on_save(str(path))
+        try:
+            limit = setup.run.config.save_total_limit
+            path = checkpoint.save_checkpoint(setup.output, setup.model, setup.run.optimizer, state, limit)
+        except OSError as error:
+            setup.reporter.on_note(checkpoint.not_written(setup.output, step, error))
+        else:
+            setup.reporter.on_save(str(path))
     accelerator.wait_for_everyone()
 
 

@@ -185,3 +185,8 @@ def test_two_processes_under_accelerate_launch_do_what_one_does(model: Path, dat
         assert math.isclose(a["grad_norm"], b["grad_norm"], rel_tol=1e-4)
         assert a["num_items_in_batch"] == b["num_items_in_batch"]
     assert done.stdout.count("step 3/3") == 1
+
+
+def test_held_out_rows_that_are_left_out_are_said_aloud(model: Path, data: Path, tmp_path: Path) -> None:
+    path = recipe(tmp_path / "r.yaml", **settings(model, data, tmp_path / "out", max_steps=1, eval_share=0.0))
+    assert "held-out rows left out in part or whole: no_assistant 1" in train(path, "--eval-data", data)

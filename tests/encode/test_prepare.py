@@ -43,8 +43,9 @@ texts = st.one_of(
     st.text(max_size=12),
     st.lists(
         st.sampled_from(
-            ["<|im_end|>", "<|im_start|>", "<|eot_id|>", "<|return|>", "<think>", "</think>", "<tool_call>", "Action:",
-             "Observation:", "word", " ", "\n", "\r\n", "\\n", "\u200b", "4", "{", '"a": 1', "Größe", "é", "e\u0301", "数字", "🙂"]
+            ["<|im_end|>", "<|im_start|>", "<|eot_id|>", "<|return|>", "<think>", "</think>", "<tool_call>",
+             "Observation:", "Action:", "word", " ", "\n", "\r\n", "\\n", "\u200b", "4", "{", '"a": 1',
+             "Größe", "é", "e\u0301", "数字", "🙂"]
         ),
         max_size=6,
     ).map("".join),

@@ -164,6 +164,7 @@ def test_checkpoints_hold_no_code_and_only_the_newest_are_kept(llama: str, tmp_p
         assert names == {
             "config.json",
             "generation_config.json",
+            "manifest.json",
             "model.safetensors",
             "optimizer.pt",
             "trainer_state.json",
