@@ -33,10 +33,11 @@ def with_settings(cls: type[DataConfig], *without: str) -> Callable[[Callable], 
             settings = {k: _plain(v) for k, v in values.items() if k in names and v is not None and v != []}
             return command(**{k: v for k, v in values.items() if k not in names}, settings=settings)
 
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        run.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in [*own, *flags]}
-        return run
+        made: Any = run
+        made.__name__, made.__doc__ = command.__name__, command.__doc__
+        made.__signature__ = inspect.Signature([*own, *flags])
+        made.__annotations__ = {p.name: p.annotation for p in [*own, *flags]}
+        return made
 
     return decorate
 

@@ -157,7 +157,7 @@ def _regex(pattern: str, weight: Any, at_start: bool, guard: bool, where: str) -
     try:
         compiled = re.compile(pattern, re.DOTALL)
         if guard:
-            import regex  # type: ignore[import-untyped]
+            import regex
 
             compiled = regex.compile(pattern, regex.DOTALL | regex.VERSION0)
     except Exception as error:  # of re, of regex, or too deep or too large: whatever it is, the pattern is at fault
