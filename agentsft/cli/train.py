@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from agentsft.cli.display import console, printable, table
 from agentsft.config import TrainConfig
+from agentsft.data.agent_format import describe
 from agentsft.encode.load import load_preparer
 from agentsft.train.dataset import Dataset, load_dataset
 from agentsft.train.reporter import Reporter, Silent, Summary, TrainResult
@@ -21,24 +23,23 @@ from agentsft.train.reporter import Reporter, Silent, Summary, TrainResult
 
 def run_train(config: TrainConfig) -> int:
     """Train as `config` says. Returns the exit code."""
-    from agentsft.data.agent_format import describe
-    from agentsft.train.interrupt import Interrupted
-    from agentsft.train.run import train
-
     main = int(os.environ.get("RANK", "0")) == 0
     screen = console()
     preparer = load_preparer(config)
     dataset = _prepare(config, preparer, screen if main else None)
     if main:
         _print_ledger(screen, dataset)
-        from pathlib import Path
-
-        dataset.ledger.write(Path(config.output))
+        output = Path(config.output)
+        dataset.ledger.write(output)
         if config.agent_format:
-            (Path(config.output) / "agent_format.json").write_text(describe(config.agent_format), encoding="utf-8")
+            (output / "agent_format.json").write_text(describe(config.agent_format), encoding="utf-8")
     dataset.ledger.enforce(config.max_lost)
     if config.chat_template:
         preparer.tokenizer.chat_template = preparer.template.text
+    # Only now, so that a mistake in settings or data is said before torch is loaded.
+    from agentsft.train.interrupt import Interrupted
+    from agentsft.train.run import train
+
     reporter = make_reporter(screen) if main else Silent()
     try:
         train(config, preparer.tokenizer, dataset.train, dataset.held_out, reporter)
