@@ -6,6 +6,8 @@ VENV ?= .venv
 TORCH ?= $(shell nvidia-smi >/dev/null 2>&1 && echo torch || echo torch==2.13.0)
 # Arguments for pytest, for instance ARGS="-k template -x".
 ARGS ?=
+# Budget of each fuzz target.
+FUZZ_SECONDS ?= 60
 
 AGENTSFT_CACHE ?= $(CURDIR)/.cache
 export AGENTSFT_CACHE
@@ -16,7 +18,7 @@ READY := $(VENV)/.ready
 PIP = $(BIN)/python -m pip install $$(test -t 2 || echo --quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format examples ci clean
+.PHONY: help setup demo test test-slow fuzz lint format examples ci clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +45,10 @@ test: $(READY) ## Run the tests.
 
 test-slow: $(READY) ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+fuzz: $(READY) ## Search for inputs that crash readers, renderer and matchers; FUZZ_SECONDS for each target.
+	$(PIP) --group fuzz
+	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) $(ARGS)
 
 lint: $(READY) ## Check style, formatting and types.
 	$(BIN)/ruff check .

@@ -176,7 +176,8 @@ class Sequence:
 class Example:
     """What became of one row: its turns and tree, or the refusal that says why there are none.
 
-    `lost_turns` and `lost_tokens` count what an over-long conversation had to leave out (`lost` says why).
+    `lost_turns` and `lost_tokens` count what an over-long conversation had to leave out (`lost` says why), or what a
+    refused one would have trained, its tokens estimated.
     `straddling` counts the tokens that cross a border between two weights. Training needs neither texts nor
     conversation: a compact example has none, but `turn_count`, and as `task` a hash of its first user message.
     """

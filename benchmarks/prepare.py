@@ -1,4 +1,5 @@
-"""Rows a second of reading and of preparing (rendering, proof, encoding, trees), in one process.
+"""Rows a second of reading and of preparing (rendering, proof, encoding, trees), in one process; and by its CPU time,
+which other work on the machine changes less.
 
 python benchmarks/prepare.py FILE --model MODEL [--loss-scale react] [--runs 5]
 """
@@ -16,16 +17,20 @@ from agentsft.encode.load import load_preparer, load_rows, load_tokenizer
 def measure(config: DataConfig, runs: int) -> None:
     """Print the median rates of `runs` runs, each with nothing remembered from the one before."""
     tokenizer = load_tokenizer(config)
-    reading, preparing = [], []
+    reading, preparing, computing = [], [], []
     for _ in range(runs):
         preparer = load_preparer(config, tokenizer)
-        started = time.perf_counter()
+        started, computed = time.perf_counter(), time.process_time()
         rows = list(load_rows(config))
         read = time.perf_counter()
         count = sum(1 for _ in preparer.prepare(rows))
         reading.append(count / (read - started))
         preparing.append(count / (time.perf_counter() - started))
-    print(f"read {statistics.median(reading):,.0f} rows/s, read and prepare {statistics.median(preparing):,.0f} rows/s")
+        computing.append(count / (time.process_time() - computed))
+    print(
+        f"read {statistics.median(reading):,.0f} rows/s, read and prepare {statistics.median(preparing):,.0f} rows/s, "
+        f"{statistics.median(computing):,.0f} rows a CPU second"
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -83,13 +84,17 @@ def check(
     *,
     settings: dict[str, Any],
     output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
-    show: Annotated[int, typer.Option("--show", min=0, help="Refusals to list for each reason.")] = 3,
+    show: Annotated[int, typer.Option("--show", min=0, help="Rows to list for each reason and warning.")] = 3,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail the check too.")] = False,
+    ignore: Annotated[
+        list[str] | None, typer.Option("--ignore", help="Leave out warnings of this kind. Repeatable.")
+    ] = None,
 ) -> None:
-    """Prove or refuse every row; exit 1 if any is refused."""
+    """Prove or refuse every row, and warn of odd agent data; exit 1 if any row is refused."""
     from agentsft.cli.check import run_check
 
     config = build(DataConfig, {**settings, "data": data}, "command line")
-    raise typer.Exit(run_check(config, output_format, show))
+    raise typer.Exit(run_check(config, output_format, show, strict, ignore or []))
 
 
 @app.command()
@@ -123,17 +128,35 @@ def demo(
     raise typer.Exit(run_demo(output))
 
 
+_LONGEST_LINE = 800
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's, which newer versions of typer contain
+
+
 def main() -> None:
-    """Run the command line. A UserError becomes one line and exit code 2; Ctrl-C exits with 130."""
+    """Run the command line. A mistake becomes one line and exit code 2; Ctrl-C exits with 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no text of a row or a path ends a run by being printed
     try:
-        app()
-    except UserError as error:
+        sys.exit(app(standalone_mode=False))
+    except (UserError, _UsageError) as error:
         if os.environ.get("AGENTSFT_DEBUG"):
             raise
-        print(f"agentsft: {error}", file=sys.stderr)
+        if line := _in_one_line(error):  # without any arguments the help is shown, and nothing is to be said
+            print(f"agentsft: {line}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _in_one_line(error: Exception) -> str:
+    from agentsft.cli.display import printable
+
+    message = printable(" ".join(getattr(error, "format_message", error.__str__)().split("\n")))
+    if len(message) > _LONGEST_LINE:
+        message = f"{message[: _LONGEST_LINE // 2]} ... {message[-_LONGEST_LINE // 4 :]}"
+    command = getattr(getattr(error, "ctx", None), "command_path", None)
+    return f"{message.rstrip('.')}; see {command} --help." if message and command else message

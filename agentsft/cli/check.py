@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from agentsft.cli.display import console, printable, share, table
+from agentsft.cli.lint import RowLint, Warnings, print_warnings
 from agentsft.config import DataConfig
 from agentsft.encode.load import load_preparer
 from agentsft.encode.parallel import prepare_compact
 from agentsft.errors import UserError
+from agentsft.lint.finding import check_kinds
 from agentsft.types import LABELS, Example
 
 
@@ -81,12 +84,19 @@ class Totals:
         }
 
 
-def run_check(config: DataConfig, output_format: str, show: int) -> int:
-    """Check all rows and print the counts. Returns 1 if any row is refused, else 0."""
+def run_check(
+    config: DataConfig, output_format: str, show: int, strict: bool = False, ignored: Sequence[str] = ()
+) -> int:
+    """Check all rows and print the counts, and the warnings of kinds that are not `ignored`.
+
+    Returns 1 if any row is refused, or if there is any warning and `strict` is set, else 0.
+    """
     if output_format not in ("text", "json"):
         raise UserError(f"--format is text or json; not {output_format!r}.")
+    check_kinds(ignored)
     preparer = load_preparer(config)
     totals = Totals()
+    lint = RowLint(config, preparer, ignored, show)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -98,15 +108,19 @@ def run_check(config: DataConfig, output_format: str, show: int) -> int:
         task = progress.add_task("rows", total=None)
         for example in prepare_compact(config, preparer):
             totals.add(example, show)
+            lint.add(example)
             progress.advance(task)
+    warnings = lint.finish()
     if output_format == "json":
-        print(json.dumps(totals.as_dict(), ensure_ascii=False))
+        found = {**totals.as_dict(), "warned": len(warnings.rows), "warnings": warnings.as_dict()}
+        print(json.dumps(found, ensure_ascii=False))
     else:
-        _print(totals)
-    return 1 if totals.refused else 0
+        _print(totals, warnings)
+        print_warnings(console(), warnings, strict)
+    return 1 if totals.refused or (strict and warnings.rows) else 0
 
 
-def _print(totals: Totals) -> None:
+def _print(totals: Totals, warnings: Warnings) -> None:
     screen = console()
     good = totals.rows - totals.refused
     screen.print(
@@ -118,6 +132,7 @@ def _print(totals: Totals) -> None:
                 ("  of these branched", totals.branched, share(totals.branched, totals.rows)),
                 ("  of these cut", totals.cut, share(totals.cut, totals.rows)),
                 ("refused", totals.refused, share(totals.refused, totals.rows)),
+                ("with warnings", len(warnings.rows), share(len(warnings.rows), totals.rows)),
                 ("turns trained", totals.turns, ""),
                 ("turns lost", totals.lost_turns, ""),
             ],

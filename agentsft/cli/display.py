@@ -16,10 +16,11 @@ ZERO = "grey50"
 
 
 def console(stderr: bool = False, record: bool = False) -> Console:
-    """A console for people. In a pipe it keeps long lines whole."""
+    """A console for people. In a pipe it keeps long lines whole, and progress, which goes to stderr, stays out."""
     file = sys.stderr if stderr else sys.stdout
     width = None if file.isatty() else int(os.environ.get("COLUMNS", 120))
-    return Console(stderr=stderr, record=record, width=width, highlight=False, soft_wrap=False)
+    quiet = stderr and not file.isatty()
+    return Console(stderr=stderr, record=record, width=width, highlight=False, soft_wrap=False, quiet=quiet)
 
 
 def recording_console(width: int = 120) -> Console:
@@ -61,7 +62,12 @@ def table(title: str, columns: list[str], rows: Iterable[Iterable[Any]], right: 
     return made
 
 
-_CONTROL = {code: chr(0x2400 + code) for code in range(0x20) if code != 0x0A} | {0x7F: "\u2421", 0x09: "→   "}
+_CONTROL = {
+    **{code: chr(0x2400 + code) for code in range(0x20) if code != 0x0A},
+    **dict.fromkeys(range(0x80, 0xA0), "\ufffd"),  # to some terminals as good as escape sequences
+    0x7F: "\u2421",
+    0x09: "→   ",
+}
 
 
 def printable(text: str) -> str:

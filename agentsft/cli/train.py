@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,25 @@ from agentsft.cli.display import console, printable, table
 from agentsft.config import TrainConfig
 from agentsft.data.agent_format import describe
 from agentsft.encode.load import load_preparer
+from agentsft.errors import UserError
 from agentsft.train.dataset import Dataset, load_dataset
+from agentsft.train.interrupt import AtOnce, Interrupted
 from agentsft.train.reporter import Reporter, Silent, Summary, TrainResult
 
 
 def run_train(config: TrainConfig) -> int:
-    """Train as `config` says. Returns the exit code."""
+    """Train as `config` says. Returns the exit code: 128 + the signal where one ended the run."""
+    try:
+        with AtOnce():
+            return _run(config)
+    except Interrupted as stopped:
+        if not stopped.said and int(os.environ.get("RANK", "0")) == 0:
+            then = "--resume goes on from the newest checkpoint, if there is one"
+            print(f"agentsft: stopped by {stopped.name}; {then}.", file=sys.stderr)
+        return stopped.code
+
+
+def _run(config: TrainConfig) -> int:
     main = int(os.environ.get("RANK", "0")) == 0
     screen = console()
     preparer = load_preparer(config)
@@ -30,21 +45,21 @@ def run_train(config: TrainConfig) -> int:
     if main:
         _print_ledger(screen, dataset)
         output = Path(config.output)
-        dataset.ledger.write(output)
-        if config.agent_format:
-            (output / "agent_format.json").write_text(describe(config.agent_format), encoding="utf-8")
+        try:
+            dataset.ledger.write(output)
+            if config.agent_format:
+                (output / "agent_format.json").write_text(describe(config.agent_format), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"output: {output} cannot be written ({error}); name another folder.") from None
     dataset.ledger.enforce(config.max_lost)
     if config.chat_template:
         preparer.tokenizer.chat_template = preparer.template.text
     # Only now, so that a mistake in settings or data is said before torch is loaded.
-    from agentsft.train.interrupt import Interrupted
     from agentsft.train.run import train
 
     reporter = make_reporter(screen) if main else Silent()
     try:
         train(config, preparer.tokenizer, dataset.train, dataset.held_out, reporter)
-    except Interrupted as stopped:
-        return stopped.code
     finally:
         if isinstance(reporter, LiveReporter):
             reporter.live.stop()  # gives the terminal its cursor back
@@ -73,6 +88,8 @@ def _print_ledger(screen: Console, dataset: Dataset) -> None:
     if dataset.held_out_ledger.entries:
         reasons = ", ".join(f"{reason} {count}" for reason, count, *_ in dataset.held_out_ledger.by_reason())
         screen.print(Text(f"held-out rows left out in part or whole: {reasons}; see agentsft check", "yellow"))
+    for line in _repetitions(dataset):
+        screen.print(Text(line, "yellow"))
     if not dataset.ledger.entries:
         screen.print("every row is trained in full")
         return
@@ -83,6 +100,17 @@ def _print_ledger(screen: Console, dataset: Dataset) -> None:
         where = "" if entry["message"] is None else f" message {entry['message']}:"
         screen.print(Text(printable(f"  {entry['source']}:{where} {entry['detail']}")))
     screen.print("  all of them: ledger.jsonl")
+
+
+def _repetitions(dataset: Dataset) -> list[str]:
+    """Rows that are there twice; they are trained all the same."""
+    lines = []
+    if kinds := Counter(duplicate.kind for duplicate in dataset.ledger.repeated()):
+        found = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+        lines.append(f"rows that repeat an earlier one, trained all the same: {found}; see duplicates.jsonl")
+    if shared := dataset.trained_and_held_out:
+        lines.append(f"held-out rows that are trained too: {shared}; their loss says little about new conversations")
+    return lines
 
 
 class PlainReporter:
@@ -180,7 +208,7 @@ def _end_text(result: TrainResult) -> Text:
     if result.initial_eval_loss is not None and result.eval_loss is not None:
         text.append(f"; held-out loss {result.initial_eval_loss:.4f} -> {result.eval_loss:.4f}", "bold")
     if result.skipped_steps:
-        text.append(f"; {result.skipped_steps} steps skipped", "red")
+        text.append(f"; {result.skipped_steps} steps skipped: their rows are in ledger.jsonl", "red")
     return text.append(f"; model in {result.output}")
 
 

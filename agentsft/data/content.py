@@ -74,8 +74,10 @@ def _add(part: Any, content: Content, message: int) -> None:
         case "result":
             if content.text:
                 raise malformed("A tool result follows text in one message; move it before the text.", message)
-            result = read_content(part.get("content"), message).text
-            content.results.append(Message("tool", result, tool_call_id=text_field(part, "tool_use_id", message)))
+            result = read_content(part.get("content"), message)
+            if result.calls or result.results or result.reasoning is not None:
+                raise malformed("A tool result holds calls, results or reasoning; only text may stand in it.", message)
+            content.results.append(Message("tool", result.text, tool_call_id=text_field(part, "tool_use_id", message)))
         case _:
             detail = f"A part of the content is of type {kind(part_type)}; only text is trained. Remove the row."
             raise RowError("unsupported_content", detail, message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +12,13 @@ from agentsft.types import ToolCall
 
 TRAIN_FIELDS = ("loss", "train", "training", "trainable")
 WEIGHT_FIELDS = ("weight", "loss_weight", "loss_scale")
-_REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+DEEPEST = 100
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e30  # weights are kept as float32, and their sums must be finite
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _KWARGS_FIELDS = ("chat_template_kwargs", "template_kwargs")
+_RENDERED = ("messages", "tools", "documents", "add_generation_prompt")
 _ID_FIELDS = ("id", "uid", "conversation_id")
-_MEDIA_FIELDS = ("images", "image", "videos", "video", "audios", "audio")
+MEDIA_FIELDS = ("images", "image", "videos", "video", "audios", "audio")
 
 
 def malformed(detail: str, message: int | None = None) -> RowError:
@@ -35,6 +37,18 @@ def kind(value: Any) -> str:
 def field_names(record: Mapping[str, Any]) -> str:
     """The names of a record's fields, for errors: on one line, and not too many."""
     return " ".join(", ".join(map(str, record)).split())[:200] or "none"
+
+
+def check_depth(value: Any, name: str, message: int | None = None) -> None:
+    """Raise RowError where objects and lists stand more than `DEEPEST` inside each other: all that reads or writes
+    them is recursive."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(DEEPEST):
+        if not level:
+            return
+        inner = (item for one in level for item in (one.values() if isinstance(one, dict) else one))
+        level = [item for item in inner if isinstance(item, (dict, list))]
+    raise malformed(f"{name} is nested more than {DEEPEST} deep; flatten it or remove the row.", message)
 
 
 def text_field(record: Mapping[str, Any], name: str, message: int | None = None) -> str | None:
@@ -96,8 +110,8 @@ def read_weight(raw: Mapping[str, Any], message: int) -> float | None:
             continue
         if isinstance(value, bool):
             raise malformed(f"{name} is {kind(value)}; a switch goes into `train`, a number into `{name}`.", message)
-        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise malformed(f"{name} is {kind(value)}; it must be a number, 0 or more.", message)
+        if not isinstance(value, (int, float)) or not (value == 0 or SMALLEST_WEIGHT <= value <= LARGEST_WEIGHT):
+            raise malformed(f"{name} is {kind(value)}; it must be 0 or a positive number of usual size.", message)
         if found is not None and found != value:
             raise malformed(f"{name} contradicts another of {', '.join(WEIGHT_FIELDS)}; keep one.", message)
         found = float(value)
@@ -107,14 +121,14 @@ def read_weight(raw: Mapping[str, Any], message: int) -> float | None:
 def read_reasoning(raw: Mapping[str, Any], message: int) -> str | None:
     """The reasoning of a message; an empty one is None."""
     found: str | None = None
-    for name in _REASONING_FIELDS:
+    for name in REASONING_FIELDS:
         value = raw.get(name)
         if value is None or value == "":
             continue
         if not isinstance(value, str):
             raise malformed(f"{name} is {kind(value)}; it must be text.", message)
         if found is not None and found != value:
-            raise malformed(f"{name} contradicts another of {', '.join(_REASONING_FIELDS)}; keep one.", message)
+            raise malformed(f"{name} contradicts another of {', '.join(REASONING_FIELDS)}; keep one.", message)
         found = value
     return found
 
@@ -127,6 +141,7 @@ def read_arguments(value: Any, message: int) -> dict[str, Any] | str:
     if value is None:
         return {}
     if isinstance(value, dict):
+        check_depth(value, "A call's arguments", message)
         return value
     if not isinstance(value, str):
         raise malformed(f"The arguments of a call are {kind(value)}; they must be an object or text.", message)
@@ -134,6 +149,7 @@ def read_arguments(value: Any, message: int) -> dict[str, Any] | str:
         parsed = parse_json(value)
     except ValueError:
         return value
+    check_depth(parsed, "A call's arguments", message)
     return parsed if isinstance(parsed, dict) else value
 
 
@@ -173,6 +189,7 @@ def _tool(value: Any, name: str) -> dict[str, Any]:
     tool = json_field(value, f"An entry of {name}")
     if not isinstance(tool, dict):
         raise malformed(f"An entry of {name} is {kind(tool)}; it must be an object that describes a function.")
+    check_depth(tool, f"An entry of {name}")
     tool = _without_nulls(tool)
     function = tool.get("function")
     if isinstance(function, dict) and isinstance(function.get("name"), str):
@@ -207,7 +224,8 @@ def _without_nulls(schema: Any) -> Any:
 
 def _allows_null(schema: dict[str, Any]) -> bool:
     types = schema.get("type")
-    choices = (schema.get("anyOf") or []) + (schema.get("oneOf") or [])
+    lists = [schema[name] for name in ("anyOf", "oneOf") if isinstance(schema.get(name), list)]
+    choices = [choice for choices in lists for choice in choices]
     return (
         types == "null"
         or (isinstance(types, list) and "null" in types)
@@ -223,6 +241,9 @@ def read_template_kwargs(record: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise malformed(f"chat_template_kwargs is {kind(value)}; it must be an object.")
+    check_depth(value, "chat_template_kwargs")
+    if taken := next((name for name in _RENDERED if name in value), None):
+        raise malformed(f"chat_template_kwargs sets {taken}, which every rendering sets itself; leave it out.")
     return {key: item for key, item in value.items() if item is not None}
 
 
@@ -237,6 +258,6 @@ def read_id(record: Mapping[str, Any]) -> str | None:
 
 def refuse_media(record: Mapping[str, Any], message: int | None = None) -> None:
     """Raise RowError where a row or a message brings images, video or sound beside its text."""
-    for name in _MEDIA_FIELDS:
+    for name in MEDIA_FIELDS:
         if record.get(name):
             raise RowError("unsupported_content", f"The row has {name}; only text is trained. Remove the row.", message)

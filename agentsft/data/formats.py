@@ -23,6 +23,8 @@ from agentsft.errors import RowError, UserError, nearest
 from agentsft.types import Conversation, Message
 
 _FORMATS = {"openai": openai, "sharegpt": sharegpt, "alpaca": alpaca}
+MOST_MESSAGES = 5000
+"""Each turn is rendered behind all that comes before it, so time grows with the square of the messages."""
 DATA_FORMATS = ("auto", *_FORMATS, "react")
 
 
@@ -47,6 +49,9 @@ def to_conversation(record: Mapping[str, Any], data_format: str = "auto") -> Con
         raise RowError("unknown_format", f"The row is of format {found}, not {data_format} as --data-format says.")
     refuse_media(record)
     messages = _with_system(record, _FORMATS[found].read(record))
+    if len(messages) > MOST_MESSAGES:
+        detail = f"The row has {len(messages):,} messages; at most {MOST_MESSAGES:,} are rendered. Divide the row."
+        raise malformed(detail, MOST_MESSAGES)
     if data_format == "react":
         messages = split_trajectories(messages)
     if not any(message.role == "assistant" for message in messages):

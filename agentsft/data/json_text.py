@@ -15,9 +15,14 @@ class UnfaithfulError(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise UnfaithfulError(f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in one object")
+        raise UnfaithfulError(f"key {repeated(pairs)[:100]!r} occurs twice in one object")
     return value
+
+
+def repeated(pairs: list[tuple[str, Any]]) -> str:
+    """The first key that is in `pairs` a second time; the empty text where none is."""
+    seen: set[str] = set()
+    return next((key for key, _ in pairs if key in seen or seen.add(key)), "")  # type: ignore[func-returns-value]
 
 
 def _constant(name: str) -> NoReturn:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from agentsft.data.content import read_content
 from agentsft.data.fields import (
+    MEDIA_FIELDS,
+    REASONING_FIELDS,
+    TRAIN_FIELDS,
+    WEIGHT_FIELDS,
     field_names,
     kind,
     malformed,
@@ -23,6 +27,11 @@ from agentsft.errors import RowError, nearest
 from agentsft.types import Message
 
 MESSAGE_FIELDS = ("messages", "conversations", "conversation")
+_READ = {
+    *("role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name", "human", "assistant"),
+    *(*REASONING_FIELDS, *TRAIN_FIELDS, *WEIGHT_FIELDS, *MEDIA_FIELDS),
+}
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 _CALL = "call"
 """A message that is nothing but tool calls, as JSON text: part of the assistant's turn."""
 
@@ -145,6 +154,20 @@ def _join(turn: Message, calls: Message, index: int) -> Message:
         reasoning=turn.reasoning or calls.reasoning,
         tool_calls=turn.tool_calls + calls.tool_calls,
     )
+
+
+def unread_fields(record: Any) -> Iterator[str]:
+    """The fields of the row's messages that hold something and that nothing reads, one for each message that has it.
+
+    Often metadata such as a time; but a misspelt or foreign name for reasoning, calls or weights is among them too.
+    """
+    if not isinstance(record, Mapping):
+        return
+    for name in (*MESSAGE_FIELDS, "prompt", "completion"):
+        messages = record.get(name)
+        for message in messages if isinstance(messages, list) else ():
+            if isinstance(message, Mapping):
+                yield from (key for key, value in message.items() if key not in _READ and value not in _NOTHING)
 
 
 def find_messages(record: Mapping[str, Any]) -> list[Any]:

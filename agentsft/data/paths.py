@@ -28,6 +28,7 @@ _OTHER_SUFFIXES = {
     ".md",
 }
 _ABOUT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+){0,2}")
 
 
@@ -45,7 +46,13 @@ def find_sources(paths: Sequence[str]) -> list[Source]:
     Raises UserError for a path that is not there, a folder without data and a file of another kind.
     """
     paths = [paths] if isinstance(paths, str) else paths
-    return [source for path in paths for source in _find(os.path.expanduser(os.fspath(path)))]
+    sources = [source for path in paths for source in _find(os.path.expanduser(os.fspath(path)))]
+    for source in sources:
+        if _UNPRINTABLE.search(source.path):
+            raise UserError(
+                f"{source.path!r}: the name has line breaks, control characters or bytes that are no text; rename it."
+            )
+    return sources
 
 
 def _find(path: str) -> list[Source]:

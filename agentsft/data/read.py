@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agentsft.data.agent_format import AGENT_FORMATS, fold
 from agentsft.data.formats import DATA_FORMATS, inline_reasoning, to_conversation
+from agentsft.data.messages import unread_fields
 from agentsft.data.paths import Source, find_sources
 from agentsft.data.records import read_records
 from agentsft.errors import RowError, UserError, nearest
@@ -20,12 +22,14 @@ def read_rows(
     data_format: str = "auto",
     reasoning: str = "keep",
     agent_format: str | None = None,
+    unread: Counter[str] | None = None,
 ) -> Iterator[Row]:
     """The rows behind `paths`, in order, numbered over all of them: each a conversation, or a refusal that says why.
 
     A path is a JSONL, JSON or Parquet file, a folder of them (searched to any depth, sorted), a glob, or the name of
     a hub data set (`name`, `name:split`, `name:configuration:split`). JSONL and Parquet are streamed.
     `reasoning="inline"` folds reasoning into the content; `agent_format` folds tools and calls into plain text.
+    `unread`, where it is given, counts the messages that have fields which nothing reads, by the field's name.
 
     Raises UserError at once for settings and paths that do not exist, and while reading for a file that is broken as
     a whole. A bad row never stops the others.
@@ -34,10 +38,12 @@ def read_rows(
     _check("reasoning", reasoning, _REASONING)
     if agent_format is not None:
         _check("agent_format", agent_format, AGENT_FORMATS)
-    return _rows(find_sources(paths), data_format, reasoning, agent_format)
+    return _rows(find_sources(paths), data_format, reasoning, agent_format, unread)
 
 
-def _rows(sources: list[Source], data_format: str, reasoning: str, agent_format: str | None) -> Iterator[Row]:
+def _rows(
+    sources: list[Source], data_format: str, reasoning: str, agent_format: str | None, unread: Counter[str] | None
+) -> Iterator[Row]:
     index = 0
     for source in sources:
         for where, record in read_records(source):
@@ -45,7 +51,11 @@ def _rows(sources: list[Source], data_format: str, reasoning: str, agent_format:
                 yield Row(index, where, _conversation(record, data_format, reasoning, agent_format))
             except RowError as error:
                 yield Row(index, where, refusal=Refusal(error.reason, error.detail, error.message))
+            except RecursionError:
+                yield Row(index, where, refusal=Refusal("malformed", "The row is nested too deeply; flatten it."))
             index += 1
+            if unread is not None:
+                unread.update(unread_fields(record))
     if index == 0:
         raise UserError(f"{', '.join(source.path for source in sources) or 'no data'}: there is no row in it.")
 

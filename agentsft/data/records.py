@@ -121,11 +121,21 @@ def _parquet(path: str) -> Iterator[Record]:
             decode = _json_columns(file.schema_arrow)
             row = 0
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
-                for record in batch.to_pylist():
-                    yield f"{path}#{row}", strip_nulls(decode(record))
+                for record in _python_rows(batch, decode):
+                    yield f"{path}#{row}", record
                     row += 1
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({_one_line(error)}).") from error
+
+
+def _python_rows(batch: Any, decode: Callable[[Any], Any]) -> list[Any]:
+    """The rows of an Arrow batch, each a record or the RowError of what Python cannot take, such as bytes in a text."""
+    try:
+        return [strip_nulls(decode(record)) for record in batch.to_pylist()]
+    except Exception as error:
+        if len(batch) == 1:
+            return [RowError("malformed", f"The row cannot be read ({_one_line(error)}); mend or delete it.")]
+    return [row for number in range(len(batch)) for row in _python_rows(batch.slice(number, 1), decode)]
 
 
 def _json_columns(schema: Any) -> Callable[[Any], Any]:

@@ -24,7 +24,7 @@ def load_tokenizer(config: DataConfig) -> Any:
         raise UserError("no model: say --model FOLDER or hub name, or `model:` in the recipe.")
     try:
         return AutoTokenizer.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # damaged files make the libraries raise all kinds
         folder = "" if os.path.isdir(config.model) else "no such folder, and "
         words = " ".join(str(error).split())[:200]
         raise UserError(f"model {config.model!r}: {folder}its tokenizer cannot be loaded ({words}).") from None
@@ -33,20 +33,24 @@ def load_tokenizer(config: DataConfig) -> Any:
 def load_preparer(config: DataConfig, tokenizer: Any | None = None) -> Preparer:
     """A preparer as the settings describe it. Raises UserError on any of them that cannot work."""
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(config)
+    return Preparer(tokenizer, **preparer_settings(config, tokenizer))
+
+
+def preparer_settings(config: DataConfig, tokenizer: Any) -> dict[str, Any]:
+    """What `Preparer` takes beside the tokenizer, with all that files say read. Raises UserError as it reads."""
     for token in config.stop_token:
         if token not in tokenizer.get_added_vocab():
             raise UserError(f"--stop-token {token!r} is no added token of this tokenizer.")
-    return Preparer(
-        tokenizer,
-        loss_scale=config.loss_scale,
-        mask_history=config.mask_history,
-        chat_template=read_template(config.chat_template) if config.chat_template else None,
-        template_kwargs=config.template_kwargs,
-        stop_tokens=[*_generation_stop_tokens(config, tokenizer), *config.stop_token],
-        control_tokens=config.control_tokens,
-        max_length=config.max_length or _longest_context(config, tokenizer),
-        overflow=config.overflow,
-    )
+    return {
+        "loss_scale": config.loss_scale,
+        "mask_history": config.mask_history,
+        "chat_template": read_template(config.chat_template) if config.chat_template else None,
+        "template_kwargs": config.template_kwargs,
+        "stop_tokens": [*_generation_stop_tokens(config, tokenizer), *config.stop_token],
+        "control_tokens": config.control_tokens,
+        "max_length": config.max_length or _longest_context(config, tokenizer),
+        "overflow": config.overflow,
+    }
 
 
 def load_rows(config: DataConfig, paths: list[str] | None = None) -> Iterator[Row]:
@@ -65,10 +69,10 @@ def _generation_stop_tokens(config: DataConfig, tokenizer: Any) -> list[str]:
 
     try:
         ids = GenerationConfig.from_pretrained(config.model).eos_token_id
-    except (OSError, ValueError):
+    except Exception:  # there is none, or it is damaged
         return []
-    ids = ids if isinstance(ids, list) else [ids]
-    return [tokenizer.convert_ids_to_tokens(number) for number in ids if number is not None and number < len(tokenizer)]
+    known = (n for n in (ids if isinstance(ids, list) else [ids]) if type(n) is int and 0 <= n < len(tokenizer))
+    return [tokenizer.convert_ids_to_tokens(number) for number in known]
 
 
 def _longest_context(config: DataConfig, tokenizer: Any) -> int | None:
@@ -79,6 +83,6 @@ def _longest_context(config: DataConfig, tokenizer: Any) -> int | None:
     try:
         model = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
         limits.append(getattr(model.get_text_config(), "max_position_embeddings", None))
-    except (OSError, ValueError, KeyError):
-        pass
-    return min((limit for limit in limits if limit), default=None)
+    except Exception:  # there is none, or it is damaged: preview and check need none, and training says so
+        return limits[0] if limits else None
+    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -19,12 +21,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from agentsft.config import DataConfig
-from agentsft.encode.load import load_preparer, load_rows
+from agentsft.encode.load import load_rows, preparer_settings
 from agentsft.encode.prepare import Preparer
 from agentsft.errors import UserError
 from agentsft.types import Example, Row
 
-ALONE_SECONDS = 5.0
+ALONE_SECONDS = 3.0
 """One process works alone for so long before others are started: about what their start costs."""
 
 _ROWS = 64  # in one batch
@@ -63,20 +65,13 @@ def default_processes() -> int:
 
 
 def compact(example: Example) -> Example:
-    """The example without its texts: what training, ledger and counts need, small enough to be sent and stored.
-
-    A refused row counts all its assistant messages as lost turns.
-    """
+    """The example without its texts: what training, ledger and counts need, small enough to be sent and stored."""
     messages = example.conversation.messages if example.conversation else ()
-    lost_turns = example.lost_turns
-    if example.refusal is not None and not lost_turns:
-        lost_turns = sum(message.role == "assistant" for message in messages)
     task = next((message.content for message in messages if message.role == "user"), example.source)
     return replace(
         example,
         turns=(),
         conversation=None,
-        lost_turns=lost_turns,
         turn_count=len(example.turns),
         task=hashlib.blake2b(task.encode(errors="surrogatepass"), digest_size=16).hexdigest(),
     )
@@ -95,7 +90,8 @@ def _prepare_with(
     context = multiprocessing.get_context("spawn")
     # A worker lives as long as this end is open: it ends with us, however we end.
     until, alive = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(until, config))
+    state = pickle.dumps((preparer.tokenizer, preparer_settings(config, preparer.tokenizer)))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(until, state))
     under_way: deque[Future[list[Example]]] = deque()
     try:
         while True:
@@ -145,12 +141,12 @@ def _interrupts_blocked() -> Iterator[None]:
 _worker: dict[str, Any] = {}
 
 
-def _start(until: Connection, config: DataConfig) -> None:
+def _start(until: Connection, state: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems that could not block it
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     threading.Thread(target=_end_with, args=(until,), daemon=True).start()
-    _worker["config"] = config
+    _worker["state"] = state
 
 
 def _end_with(until: Connection) -> None:
@@ -162,5 +158,17 @@ def _end_with(until: Connection) -> None:
 
 def _prepare_in_worker(batch: list[Row]) -> list[Example]:
     if "preparer" not in _worker:
-        _worker["preparer"] = load_preparer(_worker["config"])
+        _worker["preparer"] = _received(_worker.pop("state"))
     return [compact(example) for example in _worker["preparer"].prepare(batch)]
+
+
+def _received(state: bytes) -> Preparer:
+    """The main process's preparer: its very tokenizer and settings, so that no file is read again.
+
+    Transformers imports torch where it finds it, which takes longer than all the rest and is not needed here.
+    """
+    if "torch" not in sys.modules:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+        os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # not to say that models would need torch
+    tokenizer, settings = pickle.loads(state)  # noqa: S301 (from the main process's own pipe)
+    return Preparer(tokenizer, **settings)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from agentsft.encode.linear import linear_view
+from agentsft.encode.lost import with_loss_counted
+from agentsft.encode.proof import span_fault, tree_fault
 from agentsft.encode.tokens import ChunkEncoder, Encoded
 from agentsft.encode.tree import TurnIds, build_tree, leaf_paths, split_tokens
 from agentsft.encode.weights import token_weights
@@ -70,7 +72,10 @@ class Preparer:
         """One example a row, in order. Raises UserError only for an over-long row under `overflow="error"`."""
         rows = iter(rows)
         while batch := list(islice(rows, _BATCH)):
-            yield from self._prepare_batch(batch)
+            for example in self._prepare_batch(batch):
+                yield with_loss_counted(
+                    example, self.tokenizer.backend_tokenizer, self.loss_scale.base, self.mask_history
+                )
 
     def leaves(self, example: Example) -> list[Turn]:
         """The turn that ends each root-to-leaf path of an example's tree, in the order of the paths."""
@@ -150,6 +155,8 @@ class Preparer:
                     "the tokenizer does not give this response back when its ids are decoded; clean its characters."
                 )
                 return _refused(row, RowError("content_altered", detail, turn.message))
+            if fault := span_fault(turn):
+                return _refused(row, _unproven(f"its weights do not fit the response: {fault}", turn.message))
             weight, label, straddled = token_weights(response, len(turn.response), turn.spans, turn.suffix_weight)
             prompt = self.encoder.ids_of(chunks)
             length = len(prompt) + len(response.ids)
@@ -173,8 +180,11 @@ class Preparer:
     ) -> Example:
         row = draft.row
         if lost is not None and (self.overflow == "skip" or not kept):
-            return Example(row.index, row.source, refusal=lost, lost_turns=len(draft.turns), lost_tokens=lost_tokens)
+            turns_lost = len(draft.turns) + draft.skipped
+            return Example(row.index, row.source, refusal=lost, lost_turns=turns_lost, lost_tokens=lost_tokens)
         tree = build_tree(kept, train_prompts=self._train_prompts)
+        if fault := tree_fault(tree, kept, self._train_prompts):
+            return _refused(row, _unproven(fault))
         if lost is None and draft.skipped:
             lost = Refusal(
                 "no_prompt", "a greeting before any user message has no prompt to be sampled after; it stays context."
@@ -204,3 +214,8 @@ def _refused(row: Row, error: RowError) -> Example:
     return Example(
         row.index, row.source, refusal=Refusal(error.reason, error.detail, error.message), conversation=row.conversation
     )
+
+
+def _unproven(fault: str, message: int | None = None) -> RowError:
+    remedy = "another strategy may do, and a row that proves it is worth a report."
+    return RowError("unproven", f"{fault}; nothing of this row is trained: {remedy}", message)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ _TRIAL = 'Hi there,  \n\n 1.5 {"a": [1, 2]}\n\tÄ 你好 🙂 <x>\n'
 class Encoded:
     """Ids int32[k] of a text, and the characters [start, end) of each, together covering the text without a gap.
 
-    `altered`: the ids do not decode to the text.
+    `altered`: the ids do not decode to the text, or to one that Unicode holds equal (composed characters, NFC).
     """
 
     ids: np.ndarray
@@ -79,28 +81,34 @@ class ChunkEncoder:
         if not chunks or not self.chunked:
             return self.chunks(text)
         safe = common_prefix(before, text) - self._longest
-        kept, at = 0, 0
-        while kept < len(chunks) - 1 and at + len(chunks[kept]) <= safe:
-            at += len(chunks[kept])
-            kept += 1
-        return [*chunks[:kept], *self.chunks(text[at:])]
+        ends = list(accumulate(map(len, chunks)))
+        kept = min(bisect_right(ends, safe), len(chunks) - 1)
+        return [*chunks[:kept], *self.chunks(text[ends[kept - 1] if kept else 0 :])]
 
     def learn(self, chunks: Iterable[str]) -> None:
         """Encode those chunks that are not known yet, in one parallel call."""
-        missing = [chunk for chunk in dict.fromkeys(chunks) if chunk not in self._ids]
+        wanted = dict.fromkeys(chunks)
+        missing = [chunk for chunk in wanted if chunk not in self._ids]
         if not missing:
             return
         self._characters += sum(map(len, missing))
         if self._characters > _CACHED_CHARACTERS:
             self._ids.clear()
+            missing = list(wanted)
             self._characters = sum(map(len, missing))
         for chunk, encoding in zip(missing, self._encode_batch_fast(missing), strict=True):
             self._ids[chunk] = np.array(encoding.ids, dtype=np.int32)
 
     def ids_of(self, chunks: Sequence[str]) -> np.ndarray:
         """int32[n]: the ids of a text given as chunks."""
-        self.learn(chunks)
-        return np.concatenate([self._ids[chunk] for chunk in chunks]) if chunks else np.empty(0, np.int32)
+        if not chunks:
+            return np.empty(0, np.int32)
+        known = self._ids
+        try:
+            return np.concatenate([known[chunk] for chunk in chunks])
+        except KeyError:
+            self.learn(chunks)
+            return np.concatenate([known[chunk] for chunk in chunks])
 
     def encode_prompt(self, text: str) -> np.ndarray:
         """int32[n]: the ids of a prompt."""
@@ -133,7 +141,7 @@ class ChunkEncoder:
         encoded = [_with_offsets(encoding, len(lead), skip) for encoding in batch]
         decoded = self._backend.decode_batch([one.ids.tolist() for one in encoded], skip_special_tokens=False)
         return [
-            replace(one, altered=back not in (text, self._normalized(text)))
+            replace(one, altered=unicodedata.normalize("NFC", back) != unicodedata.normalize("NFC", text))
             for one, back, text in zip(encoded, decoded, texts, strict=True)
         ]
 
@@ -143,10 +151,6 @@ class ChunkEncoder:
         after = self.encode_responses([turn])[0]
         first = len(turn.prompt)
         return np.concatenate([before.start, after.start + first]), np.concatenate([before.end, after.end + first])
-
-    def _normalized(self, text: str) -> str:
-        normalizer = self._backend.normalizer
-        return text if normalizer is None else normalizer.normalize_str(text)
 
     def _encode_batch_fast(self, texts: list[str]) -> list[Any]:
         encode = getattr(self._backend, "encode_batch_fast", self._backend.encode_batch)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agentsft.errors import RowError
+from agentsft.errors import RowError, UserError
 from agentsft.render.template import Template, message_dict
 from agentsft.types import Message, ToolCall
 
@@ -117,7 +117,9 @@ class _Probe:
         try:
             dicts = [message_dict(message, arguments) for message in messages]
             return self.template.render(dicts, _TOOLS if tools else None, prompt)
-        except RowError:
+        except RowError as error:
+            if error.reason == "template_limit":
+                raise UserError(f"{error.detail.partition(';')[0]} on a small conversation: give another.") from None
             return ""
 
     @staticmethod

@@ -7,21 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from agentsft.errors import RowError, UserError
+from agentsft.render.reuse import Memory, ReusingTemplate, run
+from agentsft.render.sandbox import LimitError, compile_template, limited
 from agentsft.types import Conversation, Message
+
+MOST_LIMITS_HIT = 10
+"""So many renderings may take too long before the template, and no longer the row, is taken to be at fault."""
+
+RENDERED = ("messages", "tools", "documents", "add_generation_prompt")
+"""Variables that every rendering sets itself."""
 
 
 class Template:
     """A chat template with a tokenizer's special tokens and the run's variables.
 
-    Text goes through Transformers' sandboxed environment, compiled once. Raises UserError when the tokenizer has no
-    template or the template does not compile.
+    Text goes through Transformers' sandboxed environment, compiled once, its time and memory bounded. Raises
+    UserError when the tokenizer has no template, the template does not compile, or a variable has a name of its own.
     """
 
     def __init__(self, tokenizer: Any, text: str | None = None, kwargs: Mapping[str, Any] | None = None) -> None:
         self.text = text if text is not None else self._own_template(tokenizer)
         self.kwargs = dict(kwargs or {})
         self.special_tokens = dict(tokenizer.special_tokens_map)
+        if taken := next((name for name in RENDERED if name in self.kwargs), None):
+            raise UserError(f"template_kwargs: {taken!r} is what is rendered, not a variable of yours; leave it out.")
+        self._limits_hit = 0
         self._compiled = self._compile(self.text)
+        self._reusing = self._rewritten()
 
     @staticmethod
     def _own_template(tokenizer: Any) -> str:
@@ -37,17 +49,28 @@ class Template:
 
     @staticmethod
     def _compile(text: str) -> Any:
-        import jinja2
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
         try:
-            compiled = _compile_jinja_template(text)
-            _remember_safe_attributes(compiled.environment)
+            compiled = compile_template(text)
+            _quicken_attributes(compiled.environment)
             return compiled
-        except jinja2.TemplateError as error:
+        except Exception as error:  # of Jinja, or of Python for what is too deep, too long or too large
             line = getattr(error, "lineno", None)
             where = f" (line {line})" if line else ""
-            raise UserError(f"the chat template does not compile{where}: {error}; mend it or give another.") from None
+            words = " ".join(str(error).split())[:300] or type(error).__name__
+            raise UserError(f"the chat template does not compile{where}: {words}; mend it or give another.") from None
+
+    def _rewritten(self) -> ReusingTemplate | None:
+        try:
+            made = limited(lambda: ReusingTemplate(self.text, self._compiled.environment))
+        except Exception:  # what compiled as it is may be too deep or too large with more in it
+            return None
+        return made if made.compiled is not None else None
+
+    def prefixes(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, turns: int
+    ) -> Prefixes:
+        """A conversation of which so many `turns` are to be rendered, from the first to the last."""
+        return Prefixes(self, messages, list(tools) if tools else None, turns)
 
     def render(
         self,
@@ -58,29 +81,95 @@ class Template:
     ) -> str:
         """The text of `messages`, equal to `tokenizer.apply_chat_template(..., tokenize=False)`.
 
-        Raises RowError("template_error") with the template's own words.
+        Raises RowError("template_error") with the template's own words, RowError("template_limit") when a rendering
+        takes more time or memory than it may, and UserError when that happens again and again.
         """
+        variables = self._variables(messages, list(tools) if tools else None, add_generation_prompt, kwargs)
         try:
-            return self._compiled.render(
-                messages=messages,
-                tools=list(tools) if tools else None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **{**self.special_tokens, **self.kwargs, **(kwargs or {})},
-            )
+            return limited(lambda: run(self._compiled, variables))
+        except LimitError as error:
+            raise self._beyond_limits(error) from None
         except Exception as error:  # a template can raise anything that Python can
             words = " ".join(str(error).split()) or type(error).__name__
             raise RowError(
                 "template_error", f"the chat template raised: {words[:300]}; mend the row or use --agent-format."
             ) from None
 
+    def _variables(
+        self, messages: Any, tools: Any, add_generation_prompt: bool, kwargs: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        return {
+            **self.special_tokens,
+            **self.kwargs,
+            **(kwargs or {}),
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
 
-def _remember_safe_attributes(environment: Any) -> None:
-    """Let the sandbox decide once for each type and attribute, not at every access: half of a template's time.
+    def _beyond_limits(self, error: LimitError) -> RowError | UserError:
+        self._limits_hit += 1
+        if self._limits_hit > MOST_LIMITS_HIT:
+            return UserError(f"the chat template {error}, again and again: mend it or give another.")
+        return RowError("template_limit", f"the chat template {error}; mend the template, or this row if it is huge.")
 
-    Its decision looks at nothing else, as long as it is Jinja's own.
+
+REUSE_FROM = 5
+"""Conversations of fewer turns are rendered plainly: it is faster."""
+
+
+class Prefixes:
+    """The prefixes of one conversation, rendered by a template that remembers what its messages become.
+
+    The messages must not change meanwhile. `turns` is how many are to be rendered.
     """
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def __init__(
+        self, template: Template, messages: Sequence[Mapping[str, Any]], tools: list[Any] | None, turns: int
+    ) -> None:
+        self._template, self._messages, self._tools = template, messages, tools
+        self._memory = Memory(messages, tools) if turns >= REUSE_FROM else None
+        self._last: tuple[int, bool, Mapping[str, Any] | None, str] | None = None
+
+    def render(self, count: int, add_generation_prompt: bool, kwargs: Mapping[str, Any] | None = None) -> str:
+        """The text of the first `count` messages, equal to `Template.render`'s, with its errors."""
+        template, messages = self._template, self._messages[:count]
+        reusing, memory = template._reusing, self._memory
+        if reusing is not None and memory is not None:
+            variables = template._variables(messages, self._tools, add_generation_prompt, kwargs)
+            try:
+                text = limited(lambda: reusing.render(variables, memory))
+            except Exception:  # the plain template says what is wrong, if anything
+                text = template.render(messages, self._tools, add_generation_prompt, kwargs)
+                template._reusing = None
+                return text
+            self._last = count, add_generation_prompt, kwargs, text
+            return text
+        return template.render(messages, self._tools, add_generation_prompt, kwargs)
+
+    def hold(self) -> bool:
+        """Whether the plain template gives the last text too. If not, no text is to be relied on; nothing is reused
+        from then on."""
+        if self._last is None:
+            return True
+        count, add_generation_prompt, kwargs, text = self._last
+        if self._template.render(self._messages[:count], self._tools, add_generation_prompt, kwargs) == text:
+            return True
+        self._template._reusing = None
+        return False
+
+
+def _quicken_attributes(environment: Any) -> None:
+    """Let the sandbox decide once for each type and attribute, not at every access, which is most of a template's time.
+
+    Its decision looks at nothing else, as long as it is Jinja's own. A dict's keys, a loop's counters and a text's
+    methods are found as the sandbox would find them, with less ado.
+    """
+    from types import BuiltinMethodType
+
+    from jinja2.runtime import LoopContext
+    from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 
     if type(environment).is_safe_attribute is not ImmutableSandboxedEnvironment.is_safe_attribute:
         return
@@ -94,12 +183,48 @@ def _remember_safe_attributes(environment: Any) -> None:
         return known[key]
 
     environment.is_safe_attribute = is_safe_attribute
+    if type(environment).getattr is not SandboxedEnvironment.getattr:
+        return
+    look_up = SandboxedEnvironment.getattr.__get__(environment)
+    call_safely = SandboxedEnvironment.call.__get__(environment)
+    undefined = environment.undefined
+    of_dict = frozenset(dir(dict))
+    of_loop = frozenset({"first", "last", "index", "index0", "length"})
+    namespace = environment.globals.get("namespace")
+    plain = frozenset({str, int, bool, type(None)})
+    of_text = frozenset({"startswith", "endswith", "split", "strip", "lstrip", "rstrip", "replace"})
+
+    def get_attribute(obj: Any, attribute: str) -> Any:
+        kind = type(obj)
+        if kind is dict and attribute not in of_dict:
+            try:
+                return obj[attribute]
+            except KeyError:
+                return undefined(obj=obj, name=attribute)
+        if (kind is LoopContext and attribute in of_loop) or (kind is str and attribute in of_text):
+            return getattr(obj, attribute)
+        if kind is namespace:
+            value = obj._Namespace__attrs.get(attribute, obj)
+            if type(value) in plain and is_safe_attribute(obj, attribute, value):
+                return value
+        return look_up(obj, attribute)
+
+    def call(context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(function) is BuiltinMethodType and type(function.__self__) is str and function.__name__ in of_text:
+            kwargs.pop("_loop_vars", None)
+            kwargs.pop("_block_vars", None)
+            return function(*args, **kwargs)
+        return call_safely(context, function, *args, **kwargs)
+
+    environment.getattr = get_attribute
+    if type(environment).call is SandboxedEnvironment.call:
+        environment.call = call
 
 
 def read_template(path: str | Path) -> str:
     """The text of a template file. Raises UserError when it cannot be read."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read the chat template ({error}).") from None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from agentsft.errors import RowError
 from agentsft.render.probe import Traits, token_pattern
-from agentsft.render.template import Template, message_dicts
+from agentsft.render.template import Prefixes, Template, message_dicts
 from agentsft.types import Conversation, Message
 
 
@@ -48,26 +48,37 @@ class Renderer:
         self._check_needs(conversation)
         self._check_control_tokens(conversation)
         dicts = message_dicts(conversation, self.traits.arguments)
-        return [self._turn(conversation, dicts, i) for i in messages if not self._is_unprompted(conversation, dicts, i)]
+        prefixes = self.template.prefixes(dicts, conversation.tools, len(messages))
+        chosen = [i for i in messages if not self._is_unprompted(conversation, prefixes, i)]
+        try:
+            turns = [self._turn(conversation, dicts, prefixes, i) for i in chosen]
+            if prefixes.hold():
+                return turns
+        except RowError:
+            if prefixes.hold():
+                raise
+        return [self._turn(conversation, dicts, prefixes, i) for i in chosen]
 
-    def _is_unprompted(self, conversation: Conversation, dicts: list[dict[str, Any]], i: int) -> bool:
+    def _is_unprompted(self, conversation: Conversation, prefixes: Prefixes, i: int) -> bool:
         if i == 0:
             return True
         if any(message.role in ("user", "tool") for message in conversation.messages[:i]):
             return False
         try:
-            self.template.render(dicts[:i], conversation.tools, True, conversation.template_kwargs)
+            prefixes.render(i, True, conversation.template_kwargs)
         except RowError:
             return True
         return False
 
-    def _turn(self, conversation: Conversation, dicts: list[dict[str, Any]], i: int) -> RenderedTurn:
+    def _turn(
+        self, conversation: Conversation, dicts: list[dict[str, Any]], prefixes: Prefixes, i: int
+    ) -> RenderedTurn:
         message, tools, kwargs = conversation.messages[i], conversation.tools, conversation.template_kwargs
         try:
-            full = self.template.render(dicts[: i + 1], tools, False, kwargs)
-            prompt = self.template.render(dicts[:i], tools, True, kwargs)
+            prompt = prefixes.render(i, True, kwargs)
+            full = prefixes.render(i + 1, False, kwargs)
             if not full.startswith(prompt) and not message.reasoning:
-                prompt, full = self._without_thinking(dicts, i, tools, kwargs) or (prompt, full)
+                prompt, full = self._without_thinking(prefixes, i, kwargs) or (prompt, full)
             if not full.startswith(prompt):
                 full = self._behind_rewritten_history(dicts, i, tools, kwargs, prompt, full) or full
         except RowError as error:
@@ -78,13 +89,12 @@ class Renderer:
         self._check_content(message, response, i)
         return RenderedTurn(i, prompt, response, suffix)
 
-    def _without_thinking(
-        self, dicts: list[dict[str, Any]], i: int, tools: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]
-    ) -> tuple[str, str] | None:
+    @staticmethod
+    def _without_thinking(prefixes: Prefixes, i: int, kwargs: Mapping[str, Any]) -> tuple[str, str] | None:
         """Prompt and full text in the template's non-thinking mode, where that one fits: serving would use it."""
         quiet = {**kwargs, "enable_thinking": False}
-        prompt = self.template.render(dicts[:i], tools, True, quiet)
-        full = self.template.render(dicts[: i + 1], tools, False, quiet)
+        prompt = prefixes.render(i, True, quiet)
+        full = prefixes.render(i + 1, False, quiet)
         return (prompt, full) if full.startswith(prompt) else None
 
     def _behind_rewritten_history(
@@ -168,6 +178,12 @@ class Renderer:
                         "mend the row, or accept it with --control-tokens allow.",
                         i,
                     )
+        for text in _leaves(conversation.template_kwargs):
+            if found := self._delimiters.search(text):
+                raise RowError(
+                    "control_token",
+                    f"chat_template_kwargs hold {found.group()!r}; mend them or --control-tokens allow.",
+                )
         for text in _leaves(conversation.tools):
             if found := self._delimiters.search(text):
                 raise RowError(
@@ -214,6 +230,8 @@ def _texts(message: Message) -> Iterator[str]:
             yield text
     for call in message.tool_calls:
         yield call.name
+        if call.id:
+            yield call.id
         yield from _leaves(call.arguments)
 
 

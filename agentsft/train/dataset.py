@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from agentsft.config import TrainConfig
 from agentsft.encode.cache import prepare_cached
@@ -25,12 +26,18 @@ class Dataset:
     held_out_ledger: Ledger = field(default_factory=Ledger)
     """What of `eval_data` is left out; it is not part of ledger.jsonl, which is about training."""
 
+    @property
+    def trained_and_held_out(self) -> int:
+        """Rows of `eval_data` that have the very tokens of a row of `data`."""
+        return self.held_out_ledger.duplicates.shared_with(self.ledger.duplicates)
+
 
 def load_dataset(config: TrainConfig, preparer: Preparer, advance: Callable[[int], None] | None = None) -> Dataset:
     """Prepare the rows of `data` and `eval_data`; `advance` hears of each row.
 
     `eval_share` holds out whole groups of conversations that begin with the same user message, chosen by the seed, so
-    that several attempts at one task never stand on both sides. Raises UserError when no row can be trained.
+    that several attempts at one task never stand on both sides. Raises UserError when no row can be trained; the
+    ledger is written then too, since it says why.
     """
     if not config.data:
         raise UserError("no data: say --data PATH, or `data:` in the recipe.")
@@ -41,6 +48,7 @@ def load_dataset(config: TrainConfig, preparer: Preparer, advance: Callable[[int
         if example.tree is not None:
             examples.append(example)
     if not examples:
+        dataset.ledger.write(Path(config.output))
         worst = dataset.ledger.by_reason()[:1]
         cause = f": {dataset.ledger.entries[0]['source']}: {dataset.ledger.entries[0]['detail']}" if worst else "."
         raise UserError(f"no row of {', '.join(config.data)} can be trained{cause}")

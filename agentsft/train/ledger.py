@@ -1,14 +1,15 @@
-"""What is not trained, and why: ledger.jsonl, its totals, and the budget that stops a run."""
+"""What is not trained, and why: ledger.jsonl, its totals, and the budget that stops a run; and what is there twice."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agentsft.errors import UserError
+from agentsft.lint.duplicates import Duplicate, Duplicates
 from agentsft.types import Example
 
 
@@ -20,18 +21,17 @@ class Ledger:
     trained_tokens: int = 0
     lost_tokens: int = 0
     entries: list[dict[str, Any]] = field(default_factory=list)
+    duplicates: Duplicates = field(default_factory=Duplicates)
 
     def add(self, example: Example) -> None:
         """Count an example, and enter it if anything of it is lost."""
         self.rows += 1
+        self.duplicates.add(example)
         self.trained_tokens += 0 if example.tree is None else len(example.tree.source)
         self.lost_tokens += example.lost_tokens
         fault = example.refusal or example.lost
         if fault is None:
             return
-        turns = example.lost_turns
-        if example.refusal is not None and not turns and example.conversation is not None:
-            turns = sum(message.role == "assistant" for message in example.conversation.messages)
         self.entries.append(
             {
                 "row": example.index,
@@ -40,7 +40,7 @@ class Ledger:
                 "reason": fault.reason,
                 "message": fault.message,
                 "detail": fault.detail,
-                "turns_lost": turns,
+                "turns_lost": example.lost_turns,
                 "tokens_lost": example.lost_tokens,
             }
         )
@@ -52,12 +52,14 @@ class Ledger:
 
     def by_reason(self) -> list[tuple[str, int, int, int]]:
         """(reason, rows, turns lost, tokens lost), the most frequent reason first."""
-        rows: Counter[str] = Counter(entry["reason"] for entry in self.entries)
-        of = {reason: [entry for entry in self.entries if entry["reason"] == reason] for reason in rows}
-        return [
-            (reason, count, sum(e["turns_lost"] for e in of[reason]), sum(e["tokens_lost"] for e in of[reason]))
-            for reason, count in rows.most_common()
-        ]
+        rows: Counter[str] = Counter()
+        turns: Counter[str] = Counter()
+        tokens: Counter[str] = Counter()
+        for entry in self.entries:
+            rows[entry["reason"]] += 1
+            turns[entry["reason"]] += entry["turns_lost"]
+            tokens[entry["reason"]] += entry["tokens_lost"]
+        return [(reason, count, turns[reason], tokens[reason]) for reason, count in rows.most_common()]
 
     def enforce(self, max_lost: float) -> None:
         """Raise UserError when more than `max_lost` of the rows or of the trained tokens is lost."""
@@ -70,8 +72,22 @@ class Ledger:
                 f"max_lost {max_lost:g}: see ledger.jsonl, mend the data or raise max_lost."
             )
 
+    def repeated(self) -> list[Duplicate]:
+        """The rows that have the tokens or the id of an earlier one. They are trained like all others."""
+        return list(self.duplicates.found())
+
     def write(self, folder: Path) -> None:
-        """ledger.jsonl in `folder`, one object a row that is not trained in full."""
+        """In `folder`, ledger.jsonl with one object a row that is not trained in full, and duplicates.jsonl with one a
+        row that repeats an earlier one (no file where there is none).
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in self.entries)
-        (folder / "ledger.jsonl").write_text("".join(lines), encoding="utf-8")
+        _write_lines(folder / "ledger.jsonl", self.entries)
+        repeated = [asdict(duplicate) for duplicate in self.repeated()]
+        if repeated:
+            _write_lines(folder / "duplicates.jsonl", repeated)
+        else:
+            (folder / "duplicates.jsonl").unlink(missing_ok=True)  # an earlier run's
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import resource
 import sys
@@ -14,14 +13,16 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from agentsft.batch.collate import collate
 from agentsft.batch.order import epochs_done, step_indices
 from agentsft.batch.pack import Planner, StepPlan
 from agentsft.config import TrainConfig
 from agentsft.errors import UserError
 from agentsft.train.flops import Flops
+from agentsft.train.interrupt import Asked
 from agentsft.train.metrics import finite, loss_by_label
+from agentsft.train.nonfinite import NON_FINITE, culprits
 from agentsft.train.optim import learning_rate
+from agentsft.train.passes import backward, evaluated
 from agentsft.types import LABELS, TokenTree
 
 
@@ -31,7 +32,9 @@ class Run:
 
     `multiple` is what packs are padded to a multiple of, `arrange` whether trees lie longest path first, `peak` the
     peak FLOP/s of all devices together, `sources` where each tree comes from, `bad_steps` the number of steps skipped
-    for a NaN or infinite loss or gradient.
+    for a NaN or infinite loss or gradient. Of this process alone: `limit`, the most tokens of a pass after memory ran
+    out, `proven`, the most tokens (padding included) of a pass that went well, and `halved`, how often memory ran out
+    since the last step that said so.
     """
 
     config: TrainConfig
@@ -47,6 +50,9 @@ class Run:
     arrange: bool = False
     sources: list[str] = field(default_factory=list)
     bad_steps: int = 0
+    limit: int | None = None
+    proven: int = 0
+    halved: int = 0
 
     def plan(self, step: int) -> StepPlan:
         """The micro-batches of step number `step` (from 0)."""
@@ -79,16 +85,15 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     rate = learning_rate(config, step, run.total_steps)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    torch.manual_seed(_seed(config.seed, step, run.accelerator.process_index))
 
-    grad_norm, sums, skipped = None, [0.0] * (1 + len(LABELS)), "no trained tokens"
+    grad_norm, sums, halved, skipped = None, [0.0] * (1 + len(LABELS)), 0.0, "no trained tokens"
     if plan.num_items:
-        sums_on_device = backward(run, plan)
+        sums_on_device = backward(run, plan, _seed(config.seed, step, run.accelerator.process_index))
         grad_norm, skipped = _update(run)
-        sums = run.accelerator.reduce(sums_on_device, reduction="sum").tolist()
+        *sums, halved = _reduced(run, sums_on_device)
     seconds = time.perf_counter() - started
     flops = run.flops.count(tree for pack in plan.packs for tree in pack.trees)
-    row = {
+    row: dict[str, Any] = {
         "step": step + 1,
         "epoch": round(epochs_done(step + 1, n, config.batch_size), 6),
         "loss": finite(sums[0] / run.denominator(plan)) if plan.num_items else None,
@@ -105,39 +110,28 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
         "computed_tokens": plan.tokens,
         "memory_gib": _peak_memory(run.accelerator.device),
     }
+    if halved:
+        row["out_of_memory"] = int(halved)
     if not skipped:
         return row
+    row |= {"skipped": skipped, "sources": run.sources_of(step)}
     # An overflow under fp16's scaled loss is no fault: the scaler lowers its scale.
-    run.bad_steps += bool(plan.num_items) and (row["loss"] is None or run.accelerator.scaler is None)
-    return row | {"skipped": skipped, "sources": run.sources_of(step)}
+    if plan.num_items and (row["loss"] is None or run.accelerator.scaler is None):
+        run.bad_steps += 1
+        row[NON_FINITE] = culprits(run, step)
+    return row
 
 
 def check_bad_steps(run: Run, row: dict[str, Any]) -> None:
     """Raises UserError once max_bad_steps steps of this run were bad, naming the rows of the last one, `row`."""
     limit = run.config.max_bad_steps
     if limit and "skipped" in row and run.bad_steps >= limit:
-        sources = row["sources"]
+        sources = row.get(NON_FINITE) or row["sources"]
         named = ", ".join(sources[:8]) + (f" and {len(sources) - 8} more" if len(sources) > 8 else "")
         raise UserError(
             f"max_bad_steps: {run.bad_steps} steps had a NaN or infinite loss or gradient, the last one step "
             f"{row['step']} on {named}; look at these rows, or lower learning_rate."
         )
-
-
-def backward(run: Run, plan: StepPlan) -> torch.Tensor:
-    """Gradients of the step's loss, synchronised once. Gives this rank's sums: weight * nll, then nll by label."""
-    accelerator, packs = run.accelerator, plan.ranks[run.accelerator.process_index]
-    scale = accelerator.num_processes / run.denominator(plan)  # gradients are averaged over the ranks
-    sums = torch.zeros(1 + len(LABELS), device=accelerator.device)
-    for number, pack in enumerate(packs):
-        last = number == len(packs) - 1
-        with contextlib.nullcontext() if last else accelerator.no_sync(run.module):
-            batch = collate(pack, run.multiple, run.arrange).to(accelerator.device)
-            loss, by_label = run.module(batch)
-            accelerator.backward(loss * scale)
-        sums[0] += loss.detach()
-        sums[1:] += by_label
-    return sums
 
 
 def _update(run: Run) -> tuple[float, str]:
@@ -151,8 +145,11 @@ def _update(run: Run) -> tuple[float, str]:
     return norm, "" if applied else "non-finite gradient"
 
 
-def evaluate(run: Run, trees: list[TokenTree]) -> dict[str, Any]:
-    """Held-out loss by the formula of training, over all ranks: eval_loss, eval_loss_by_label, eval_items, seconds."""
+def evaluate(run: Run, trees: list[TokenTree], asked: Asked = lambda: 0) -> dict[str, Any] | None:
+    """Held-out loss by the formula of training, over all ranks: eval_loss, eval_loss_by_label, eval_items, seconds.
+
+    None where a signal asks the run to end before all is computed.
+    """
     started = time.perf_counter()
     rank, batch_size = run.accelerator.process_index, max(run.config.batch_size, 64)
     sums = torch.zeros(1 + len(LABELS), device=run.accelerator.device)
@@ -160,21 +157,29 @@ def evaluate(run: Run, trees: list[TokenTree]) -> dict[str, Any]:
     run.module.eval()
     with torch.no_grad():
         for first in range(0, len(trees), batch_size):
+            if asked():
+                run.module.train()
+                return None
             plan = run.planner.plan(trees[first : first + batch_size])
             items, counts = items + plan.num_items, counts + plan.label_counts
             denominator += run.denominator(plan)
-            for pack in plan.ranks[rank]:
-                loss, by_label = run.module(collate(pack, run.multiple, run.arrange).to(run.accelerator.device))
-                sums[0] += loss
-                sums[1:] += by_label
+            evaluated(run, list(plan.ranks[rank]), sums)
     run.module.train()
-    total = run.accelerator.reduce(sums, reduction="sum").tolist()
-    return {
+    *total, halved = _reduced(run, sums)
+    row = {
         "eval_loss": finite(total[0] / denominator) if denominator else None,
         "eval_loss_by_label": loss_by_label(total[1:], counts),
         "eval_items": items,
         "seconds": round(time.perf_counter() - started, 4),
     }
+    return row | ({"out_of_memory": int(halved)} if halved else {})
+
+
+def _reduced(run: Run, sums: torch.Tensor) -> list[float]:
+    """The sums over all ranks, and how often memory ran out on any of them since this was last asked."""
+    more = torch.cat([sums, sums.new_tensor([run.halved])])
+    run.halved = 0
+    return run.accelerator.reduce(more, reduction="sum").tolist()
 
 
 def _peak_memory(device: torch.device) -> float:

@@ -5,48 +5,91 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agentsft.errors import UserError
 from agentsft.types import LABELS
 
 
-class MetricsFile:
-    """Appends rows to `path`, each at once on its way to the disk. Without a path it drops them."""
+class RowsFile:
+    """Appends rows to the JSONL file `path`, each at once on its way to the disk. Without a path it drops them.
 
-    def __init__(self, path: Path | None, keep_until: int = 0) -> None:
-        """Keeps the rows of an earlier run whose step is at most `keep_until`, drops the others."""
+    What cannot be written stops nothing: it is said once, kept, and tried again with the next row.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        keep: Callable[[dict[str, Any]], bool],
+        note: Callable[[str], None],
+        also: Iterable[dict[str, Any]] = (),
+    ) -> None:
+        """Keeps the rows of the file that `keep` wants, drops the others, and adds `also`.
+
+        Raises UserError where the file cannot be written at all, since nothing is lost yet.
+        """
         self.kept: list[dict[str, Any]] = []
-        self._file = None
+        self._path, self._note = path, note
+        self._waiting, self._said = b"", False
         if path is None:
             return
-        if keep_until and path.exists():
-            self.kept = [row for row in map(_row, path.read_text(encoding="utf-8").splitlines()) if row]
-            self.kept = [row for row in self.kept if row["step"] <= keep_until]
         aside = path.with_name(path.name + ".tmp")
-        aside.write_text("".join(json.dumps(row) + "\n" for row in self.kept), encoding="utf-8")
-        os.replace(aside, path)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            lines = path.read_bytes().splitlines() if path.exists() else []
+            rows = [(line, row) for line in lines if (row := _row(line)) is not None and keep(row)]
+            self.kept = [row for _, row in rows]
+            aside.write_bytes(b"".join(line + b"\n" for line, _ in rows) + b"".join(map(_line, also)))
+            os.replace(aside, path)
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error}); make room, or name another output.") from None
 
     def write(self, row: dict[str, Any]) -> None:
-        if self._file:
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
-            self._file.flush()
+        if self._path is not None:
+            self._waiting += _line(row)
+            self._flush()
 
     def close(self) -> None:
-        if self._file:
-            self._file.close()
+        if self._path is None:
+            return
+        self._flush()
+        os.close(self._file)
+        if self._waiting:
+            self._note(f"{self._path.name} lacks its last {self._waiting.count(10)} rows.")
+        self._path = None
+
+    def _flush(self) -> None:
+        try:
+            while self._waiting:  # half a line that a full disk took is completed later
+                self._waiting = self._waiting[os.write(self._file, self._waiting) :]
+        except OSError as error:
+            if not self._said:
+                self._note(f"{self._path} cannot be written ({error}); its rows wait in memory and the run goes on.")
+            self._said = True
+        else:
+            self._said = False
 
 
-def _row(line: str) -> dict[str, Any] | None:
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, allow_nan=False).encode() + b"\n"
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
     """The row on `line`; None for the half of a line that a killed process leaves."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError:
+    except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    return row if isinstance(row, dict) else None
+
+
+def until(step: int) -> Callable[[dict[str, Any]], bool]:
+    """Whether a row belongs to the first `step` steps of a run; none does where it starts afresh."""
+    return lambda row: step > 0 and isinstance(row.get("step"), int) and row["step"] <= step
 
 
 def finite(value: float) -> float | None:

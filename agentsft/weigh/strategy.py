@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from time import monotonic
 from typing import Any
 
 from agentsft.errors import UserError
 
 PATTERN_SECONDS = 5.0
-"""A pattern from outside that searches one response for longer than this stops the run."""
+"""A table from outside whose patterns search one response for longer than this stops the run."""
 
 Pieces = list[tuple[int, float]]
 """(end, weight) of the pieces of a text, in order: the first starts at 0, each other one where the last ended."""
@@ -32,8 +33,11 @@ class Regex:
     ends: tuple[str, str, int] | None
     where: str
 
-    def find(self, response: str, position: int) -> tuple[int, int] | None:
-        """(start, end) of the first match from `position` on that is not empty. Raises UserError after a time-out."""
+    def find(self, response: str, position: int, deadline: float) -> tuple[int, int] | None:
+        """(start, end) of the first match from `position` on that is not empty.
+
+        Raises UserError where a pattern from outside searches beyond `deadline` (of time.monotonic()).
+        """
         if self.at_start and position:
             return None
         if self.ends and not self.at_start:
@@ -41,7 +45,8 @@ class Regex:
             start = response.find(opening, position)
             close = response.find(closing, start + len(opening) + between) if start >= 0 else -1
             return (start, close + len(closing)) if close >= 0 else None
-        timeout = {} if isinstance(self.compiled, re.Pattern) else {"timeout": PATTERN_SECONDS}
+        guarded = not isinstance(self.compiled, re.Pattern)
+        timeout = {"timeout": max(deadline - monotonic(), 1e-3)} if guarded else {}
         try:
             if self.at_start:
                 match = self.compiled.match(response, **timeout)
@@ -82,8 +87,10 @@ class Strategy:
 
     @property
     def largest_weight(self) -> float:
-        """The largest weight that a character can get from this table."""
-        return max([1.0, *(weight for _, _, weights in self.rows for weight in weights)])
+        """No character gets a larger weight: keywords and expressions multiply, a query stands alone."""
+        keyword = max([1.0, *(weight for _, own, after in self.keywords for weight in (own, after))])
+        expression = max([1.0, *(regex.weight for regex in self.regexes)])
+        return max([keyword * expression, *(weight for _, weight in self.queries)])
 
     def pieces(self, response: str, query: str | None) -> Pieces:
         """The response (not empty) cut by weight.
@@ -132,13 +139,14 @@ class Strategy:
     def _regex_pieces(self, response: str) -> Pieces:
         pieces: Pieces = []
         here = 0
-        matches = [regex.find(response, 0) for regex in self.regexes]
+        deadline = monotonic() + PATTERN_SECONDS
+        matches = [regex.find(response, 0, deadline) for regex in self.regexes]
         while True:
             first = None
             for i, regex in enumerate(self.regexes):
                 match = matches[i]
                 if match and match[0] < here:
-                    match = matches[i] = regex.find(response, here)
+                    match = matches[i] = regex.find(response, here, deadline)
                 if match and (first is None or match[0] < first[0]):
                     first, weight = match, regex.weight
             if first is None:

@@ -24,6 +24,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from agentsft.data.json_text import repeated
 from agentsft.errors import UserError, nearest
 from agentsft.weigh.strategy import Regex, Strategy
 
@@ -37,14 +38,15 @@ def read_table(path: Path) -> Any:
     """The JSON value in a file. Raises UserError, naming the file, when it cannot be read or has a key twice."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise UserError(f"{path}: the key {key!r} is there twice; keep one of them.")
-        return dict(pairs)
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            raise UserError(f"{path}: the key {repeated(pairs)[:100]!r} is there twice; keep one of them.")
+        return table
 
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+        table = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+        json.dumps(table, ensure_ascii=False).encode()  # raises ValueError where a surrogate stands alone
+        return table
     except UserError:
         raise
     except FileNotFoundError:

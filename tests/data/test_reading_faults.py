@@ -72,6 +72,22 @@ def test_an_unfaithful_row_of_a_json_list_is_refused_alone(tmp_path, fault, wrap
     assert rows[3].conversation == rows[0].conversation == to_conversation(GOOD)
 
 
+def test_a_parquet_row_that_is_no_text_is_refused_alone(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    good = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    kind = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
+    rows = pa.array([good, [{**good[0], "content": "XXXX"}, good[1]], good], kind)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"messages": rows}), path, compression="none", use_dictionary=False, write_statistics=False)
+    path.write_bytes(path.read_bytes().replace(b"XXXX", b"X\xff\xffX"))
+    found = list(read_rows([str(path)]))
+    assert [row.refusal and row.refusal.reason for row in found] == [None, "malformed", None]
+    assert "utf-8" in found[1].refusal.detail
+    assert found[0].conversation == found[2].conversation == to_conversation(GOOD)
+
+
 def outcome(path: Path) -> list[str]:
     """The reasons of a file's rows ("" for a good one), or its one error."""
     try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsft.data.formats import to_conversation
+from agentsft.data.read import read_rows
 from agentsft.errors import RowError
 from agentsft.types import Message, ToolCall
 from tests.data.conversation_forms import json_values, texts
@@ -35,7 +37,7 @@ def test_every_peers_switch_is_read(name, value, train):
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-@given(value=st.integers(0, 9) | st.floats(0, 1e6))
+@given(value=st.integers(0, 9) | st.floats(1e-30, 1e30))
 def test_every_peers_weight_is_read(name, value):
     message = answer(**{name: value})
     assert (message.train, message.weight) == (None, float(value))
@@ -266,3 +268,21 @@ def test_a_fault_in_a_completion_is_counted_from_the_prompts_start():
     with pytest.raises(RowError) as error:
         to_conversation(record)
     assert error.value.message == 1
+
+
+def test_message_fields_that_nothing_reads_are_counted_and_known_or_empty_ones_are_not(tmp_path):
+    question = {"role": "user", "content": "q", "timestamp": 3, "name": "Ann"}
+    answer = {"role": "assistant", "content": "a", "thougth": "hm", "audio": None, "annotations": [], "weight": 2}
+    rows = [
+        {"messages": [question, answer], "meta": {"a": 1}},
+        {"messages": [question, {**answer, "thougth": ""}]},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "score": 0}]},
+        {"prompt": [question], "completion": [answer]},
+        {"messages": "none"},
+        [question],
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n{", encoding="utf-8")
+    unread: Counter[str] = Counter()
+    assert len(list(read_rows([str(path)], unread=unread))) == 7
+    assert unread == {"timestamp": 3, "thougth": 2, "score": 1}

@@ -26,6 +26,7 @@ from agentsft.train.flops import Flops
 from agentsft.train.layout import choose_layout
 from agentsft.train.loop import Run, backward
 from agentsft.train.module import LossModule, base_model
+from agentsft.train.setup import ddp_settings
 from agentsft.types import Example, TokenTree
 from tests.batch.trees import VOCAB
 
@@ -83,7 +84,7 @@ def step_run(model: Any, trees: list[TokenTree], budget: int = 4096, fill: int |
     layout = choose_layout(base_model(model), longest, settings.layout == "split", settings.attn_implementation, False)
     share = settings.share_prefixes and not layout.split
     AcceleratorState._reset_state()  # another test may have left another precision
-    accelerator = Accelerator(mixed_precision="no")
+    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[ddp_settings()])
     module = LossModule(model, layout.attention)
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=0.0)
     module, optimizer = accelerator.prepare(module, optimizer)

@@ -10,11 +10,20 @@ import torch
 from safetensors.torch import save_file
 
 from agentsft.config import TrainConfig
+from agentsft.train.nonfinite import culprits
 from agentsft.train.reporter import Silent
 from agentsft.train.run import train
 from agentsft.types import TokenTree
 from tests.batch.trees import sample_step
-from tests.train.tiny import examples, loss_and_gradient, saved_model, step_run, tiny_model, tiny_tokenizer
+from tests.train.oom import Scarce
+from tests.train.tiny import examples, loss_and_gradient, step_run, tiny_model, tiny_tokenizer
+
+SHORT = {
+    "first rank, forward": ("forward", (0,)),
+    "second rank, backward": ("backward", (1,)),
+    "both, between layers": ("between layers", (0, 1)),
+}
+"""Where and on which ranks memory runs out."""
 
 
 def main(folder: Path) -> None:
@@ -30,12 +39,46 @@ def main(folder: Path) -> None:
         assert run.accelerator.num_processes == 2
         loss, gradient = loss_and_gradient(run)
         results |= {f"{name}/loss": torch.tensor(loss), f"{name}/gradient": gradient}
+    results |= short_of_memory(trees) | {"bad rows": bad_rows(trees)}
     if run.accelerator.is_main_process:
         save_file(results, folder / "results.safetensors")
-        saved_model("llama", folder / "model")
     run.accelerator.wait_for_everyone()
     runs = [("whole", 4), ("cut", 2), ("cut", 4), ("cut", 4)]  # the last finds nothing left to do
     short_runs(folder, trees, [(output, {"max_steps": steps}) for output, steps in runs])
+    lora = {"tuner": "lora", "lora_dropout": 0.3}
+    short_runs(folder, trees, [(f"{output} lora", {"max_steps": steps, **lora}) for output, steps in runs])
+    short_runs(folder, trees, [("one then two", {"max_steps": 4}), ("two then one", {"max_steps": 2})])
+
+
+def short_of_memory(trees: list[TokenTree]) -> dict[str, torch.Tensor]:
+    """Loss and gradient where memory runs out on some ranks, and what each rank saw of it."""
+    results = {}
+    for name, (where, ranks) in SHORT.items():
+        model = tiny_model("llama")
+        run = step_run(model, trees)
+        with Scarce(model, 60 if run.accelerator.process_index in ranks else 10**6, where) as scarce:
+            loss, gradient = loss_and_gradient(run)
+            again, _ = loss_and_gradient(run)
+        seen = run.accelerator.gather(torch.tensor([scarce.failures, run.halved])).reshape(2, 2)
+        results |= {f"{name}/loss": torch.tensor(loss), f"{name}/gradient": gradient, f"{name}/seen": seen}
+        results[f"{name}/again"] = torch.tensor(again)
+    return results
+
+
+def bad_rows(trees: list[TokenTree]) -> torch.Tensor:
+    """The numbers of the trees that a broken model cannot compute, found by two ranks."""
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.norm.weight.fill_(1.0)
+    run = step_run(model, trees)
+    run.sources = [str(number) for number in range(len(trees))]
+    broken = [trees[2].input_ids.tobytes(), trees[5].input_ids.tobytes()]
+
+    def spoil(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return output * float("nan") if inputs[0].numpy().astype("int32").tobytes() in broken else output
+
+    model.model.embed_tokens.register_forward_hook(spoil)
+    return torch.tensor(sorted(map(int, culprits(run, 0))))
 
 
 def short_runs(folder: Path, trees: list[TokenTree], runs: list[tuple[str, dict[str, Any]]]) -> None:

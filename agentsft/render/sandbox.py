@@ -1,0 +1,137 @@
+"""What a chat template may cost: it comes with a model, and may loop, multiply and double without end.
+
+Jinja's sandbox keeps templates away from Python and from long ranges. Here one rendering is bounded in time and in
+memory, and its arithmetic in size, since a single operation on huge numbers cannot be interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+RENDER_SECONDS = 10.0
+"""A rendering takes milliseconds; one that takes longer than this is ended."""
+
+RENDER_BYTES = 2 * 2**30
+"""One rendering may take this much memory more than the process has (on Linux)."""
+
+_LARGEST_NUMBER = 4096  # bits of what is multiplied, divided or raised
+_LONGEST_REPEAT = 10**7  # characters or items
+_REFUSED = ("*", "**", "//", "%")
+
+T = TypeVar("T")
+
+
+class LimitError(Exception):
+    """A rendering took more time or memory than it may. The text says which."""
+
+
+class _Alarm(BaseException):
+    """Raised inside a rendering when its time is up; no `except Exception` of a filter swallows it."""
+
+
+def compile_template(text: str) -> Any:
+    """`text` compiled in Transformers' own sandboxed environment, with bounded arithmetic.
+
+    Raises LimitError, or whatever Jinja and Python raise for a template that does not compile.
+    """
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    environment = _compile_jinja_template("").environment.overlay()
+    environment.intercepted_binops = frozenset(_REFUSED)
+    operations = environment.binop_table
+
+    def call_binop(context: Any, operator: str, left: Any, right: Any) -> Any:
+        _check_operands(operator, left, right)
+        return operations[operator](left, right)
+
+    environment.call_binop = call_binop
+    _take_alarms()
+    return limited(lambda: environment.from_string(text))
+
+
+def _check_operands(operator: str, left: Any, right: Any) -> None:
+    for number in (left, right):
+        if isinstance(number, int) and number.bit_length() > _LARGEST_NUMBER:
+            raise OverflowError(f"a number of {number.bit_length()} bits is too large to calculate with")
+    if operator == "**" and isinstance(left, int) and isinstance(right, int):
+        if left.bit_length() * right > _LARGEST_NUMBER:
+            raise OverflowError(f"a power of more than {_LARGEST_NUMBER} bits is too large")
+    elif operator == "*":
+        for sized, times in ((left, right), (right, left)):
+            if isinstance(times, int) and hasattr(sized, "__len__") and len(sized) * times > _LONGEST_REPEAT:
+                raise OverflowError(f"a repetition of more than {_LONGEST_REPEAT:,} characters or items is too long")
+
+
+def limited(work: Callable[[], T]) -> T:
+    """What `work` returns. Raises LimitError when it takes more than `RENDER_SECONDS` or `RENDER_BYTES`.
+
+    The bounds hold in the main thread, where signals arrive, and on systems that have timers and limits of address
+    space; elsewhere `work` just runs. They cost about 3 microseconds.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        return work()
+    try:
+        try:
+            return _bounded(work)
+        except MemoryError:  # perhaps the process itself has grown since the ceiling was found
+            _ceiling.clear()
+            return _bounded(work)
+    except _Alarm:
+        raise LimitError(f"took more than {RENDER_SECONDS:g} seconds") from None
+    except MemoryError:
+        raise LimitError(f"took more than {RENDER_BYTES / 2**30:g} GiB of memory") from None
+
+
+_running = False
+_ceiling: list[tuple[int, int, int]] = []
+"""How high the address space may grow, and the process's own soft and hard limits; empty until they are looked up."""
+_before: Any = None  # whose alarms were handled here before
+
+
+def _bounded(work: Callable[[], T]) -> T:
+    global _running
+    import resource
+
+    ceiling, soft, hard = _ceiling[0] if _ceiling else _look_up()
+    timer = signal.setitimer(signal.ITIMER_REAL, RENDER_SECONDS, 1.0)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (ceiling, hard))
+        _running = True
+        try:
+            return work()
+        finally:
+            _running = False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _ring(number: int, frame: Any) -> None:
+    if _running:
+        raise _Alarm
+    if callable(_before):
+        _before(number, frame)
+
+
+def _take_alarms() -> None:
+    """From now on alarms come here; those that are not about a rendering are passed on to whom they went before."""
+    global _before
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) is not _ring:
+        _before = signal.signal(signal.SIGALRM, _ring)
+
+
+def _look_up() -> tuple[int, int, int]:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            most = int(file.read().split()[0]) * resource.getpagesize() + RENDER_BYTES
+    except OSError:
+        most = soft
+    _ceiling[:] = [(most if soft < 0 else min(most, soft), soft, hard)]
+    return _ceiling[0]

@@ -1,0 +1,93 @@
+"""What happens where memory runs out: passes are divided, and what cannot be divided says which setting to lower."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from agentsft.batch.pack import Pack, Planner
+from agentsft.config import TrainConfig
+from agentsft.errors import UserError
+from agentsft.train.attention import FLEX_BLOCK
+
+if TYPE_CHECKING:
+    from agentsft.train.loop import Run
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that a GPU or the host had no memory left."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def host_memory_left() -> int:
+    """Bytes of host memory that this process may still take, as Linux tells them; elsewhere no limit is known."""
+    left = sys.maxsize
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        left = int(lines["MemAvailable"].split()[0]) * 1024
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
+        return min(left, max(int(limit) - int(used), 0))
+    except (OSError, ValueError, KeyError):  # no such files, or no limit in them
+        return left
+
+
+def divided(pack: Pack, limit: int | None) -> list[Pack]:
+    """`pack` as packs of at most `limit` tokens that train the same; only a single path may exceed it."""
+    if limit is None or pack.size <= limit:
+        return [pack]
+    return list(Planner(limit, limit, rows=pack.rows).plan(pack.trees).ranks[0])
+
+
+def columns(pack: Pack, multiple: int) -> int:
+    """Tokens that the forward pass of `pack` computes, padding included."""
+    rows = max(len(pack.trees), 1) if pack.rows else 1
+    return rows * -(-max(pack.size // rows, 1) // multiple) * multiple
+
+
+def halve(run: Run, pack: Pack, reason: str) -> list[Pack]:
+    """`pack`, for which memory ran out, in smaller packs; the run's later packs are no larger than these.
+
+    Raises UserError where it cannot become smaller.
+    """
+    size = columns(pack, run.multiple)
+    limit, multiple = size // 2, run.multiple
+    while multiple > limit and multiple > FLEX_BLOCK:
+        multiple = -(-multiple // 2 // FLEX_BLOCK) * FLEX_BLOCK
+    pieces = divided(pack, limit)
+    if max((columns(piece, multiple) for piece in pieces), default=size) >= size:
+        longest = max((int(tree.position_ids.max()) + 1 for tree in pack.trees), default=1)
+        raise UserError(
+            f"out of memory in a pass over one path of {longest:,} tokens, which cannot be divided; "
+            f"{_remedy(run.config, f'max_length: {longest // 2}')} ({reason})."
+        )
+    run.limit, run.multiple, run.halved = limit, multiple, run.halved + 1
+    return pieces
+
+
+def while_synchronising(run: Run, pack: Pack, reason: str) -> UserError:
+    """The error where memory ran out while gradients were exchanged, which cannot be begun again."""
+    lower = f"micro_batch_tokens: {max(columns(pack, run.multiple) // 2, 1)}"
+    return UserError(f"out of memory while gradients were exchanged; {_remedy(run.config, lower)} ({reason}).")
+
+
+def outside_of_passes(config: TrainConfig, error: BaseException) -> UserError:
+    """The error where memory ran out for weights, gradients or moments, which no micro-batch can help."""
+    reason = " ".join(str(error).split())[:200]
+    lora = "set tuner: lora, or " if config.tuner == "full" else ""
+    return UserError(
+        f"out of memory for weights, gradients or moments; {lora}take a smaller model or a device with more memory "
+        f"({reason})."
+    )
+
+
+def _remedy(config: TrainConfig, lower: str) -> str:
+    ways = [lower]
+    if not config.gradient_checkpointing:
+        ways.append("gradient_checkpointing: true")
+    if config.tuner == "full":
+        ways.append("tuner: lora")
+    return f"set {' or '.join(ways)}"

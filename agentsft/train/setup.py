@@ -1,0 +1,194 @@
+"""Before the first step: model, layout, optimizer and the state of a checkpoint, put together."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
+
+from agentsft.batch.length import best_length
+from agentsft.batch.order import epochs_done, total_steps
+from agentsft.batch.pack import Planner, StepPlan
+from agentsft.config import TrainConfig
+from agentsft.encode.tree import split_tokens
+from agentsft.errors import UserError
+from agentsft.train import checkpoint
+from agentsft.train.attention import FLEX_BLOCK
+from agentsft.train.fingerprint import check_fingerprint, fingerprint, other_settings
+from agentsft.train.flops import Flops, peak_flops
+from agentsft.train.layout import Layout, choose_layout
+from agentsft.train.loop import Run
+from agentsft.train.model import compile_layers, load_model, parameter_counts, resolve_precision
+from agentsft.train.module import LossModule, base_model
+from agentsft.train.optim import default_learning_rate, make_optimizer
+from agentsft.train.probe import head_fault
+from agentsft.train.reporter import Reporter, Silent, Summary
+from agentsft.types import Example, TokenTree
+
+CPU_FILL = 1024
+"""Tokens that packs are filled to on a CPU: more gains no speed there and costs memory and cache."""
+
+
+@dataclass
+class Setup:
+    """What the steps of a run begin with: `rows` are the row numbers of its trees, `start_step` the steps done."""
+
+    run: Run
+    model: Any
+    eval_trees: list[TokenTree]
+    reporter: Reporter
+    fingerprint: dict[str, Any]
+    rows: list[int]
+    start_step: int
+
+    @property
+    def output(self) -> Path:
+        return Path(self.run.config.output)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint after `step` steps holds beside weights and moments.
+
+        Random numbers need no state: those of a step are a function of the seed, the step and the process.
+        """
+        accelerator, config = self.run.accelerator, self.run.config
+        return {
+            "step": step,
+            "epoch": epochs_done(step, len(self.run.trees), config.batch_size),
+            "total_steps": self.run.total_steps,
+            "world_size": accelerator.num_processes,
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+            "fingerprint": self.fingerprint,
+            "settings": asdict(config),
+        }
+
+
+def set_up(
+    config: TrainConfig, train_examples: list[Example], eval_examples: list[Example], reporter: Reporter
+) -> Setup:
+    """Loads what `config` names, and the checkpoint to resume. Raises UserError for what does not fit."""
+    trees, eval_trees = _trees(train_examples), _trees(eval_examples)
+    if not trees:
+        raise UserError("data: no conversation is left to train.")
+    if config.learning_rate is None:
+        config = replace(config, learning_rate=default_learning_rate(config.tuner))
+    accelerator, precision = _accelerator(config)
+    device = accelerator.device
+    resumed, passed_over = checkpoint.choose_checkpoint(config)
+    marks = fingerprint(config, trees)
+    state = checkpoint.load_state(resumed) if resumed else {"step": 0}
+    if resumed:
+        check_fingerprint(str(resumed), state, marks, config)
+    reporter = reporter if accelerator.is_main_process else Silent()
+    compiled = device.type == "cuda" if config.torch_compile is None else config.torch_compile
+    model = load_model(config, device, precision, resumed)
+    longest = max(int(tree.position_ids.max()) + 1 for tree in trees + eval_trees)
+    layout = choose_layout(base_model(model), longest, config.layout == "split", config.attn_implementation, compiled)
+    head = head_fault(base_model(model))
+    notes = [*passed_over, *layout.notes, *([f"The model's own logits are used, since {head}."] if head else [])]
+    if compiled:
+        notes += filter(None, [compile_layers(model)])
+    flops = Flops(model)
+    planner = _planner(config, layout, device, accelerator.num_processes, flops.pair_cost)
+    module = LossModule(model, layout.attention, own_head=not head)
+    optimizer = make_optimizer(config, module)
+    module, optimizer = accelerator.prepare(module, optimizer)
+    if resumed:
+        checkpoint.load_optimizer(resumed, optimizer)
+        if accelerator.scaler is not None and state.get("scaler"):
+            accelerator.scaler.load_state_dict(state["scaler"])
+        notes.append(other_settings(state, config, accelerator.num_processes))
+        if accelerator.is_main_process and config.resume_from_checkpoint:
+            notes.append(checkpoint.set_abandoned_aside(Path(config.output), resumed))
+
+    steps = total_steps(len(trees), config.batch_size, config.num_train_epochs, config.max_steps)
+    peak = peak_flops(device)
+    run = Run(
+        config=config,
+        accelerator=accelerator,
+        module=module,
+        optimizer=optimizer,
+        trees=trees,
+        planner=planner,
+        multiple=1,
+        total_steps=steps,
+        flops=flops,
+        peak=peak * accelerator.num_processes if peak else None,
+        arrange=layout.attention.mode == "flex",
+        sources=[example.source for example in train_examples if example.tree],
+    )
+    _set_lengths(run, layout, eval_trees, compiled)
+    plans = [run.plan(step) for step in range(min(steps, 20))]
+    for note in filter(None, notes):
+        reporter.on_note(note)
+    rows = [example.index for example in train_examples if example.tree]
+    setup = Setup(run, model, eval_trees, reporter, marks, rows, int(state["step"]))
+    reporter.on_start(_summary(setup, layout, plans, precision, compiled))
+    return setup
+
+
+def _trees(examples: list[Example]) -> list[TokenTree]:
+    return [example.tree for example in examples if example.tree]
+
+
+def _accelerator(config: TrainConfig) -> tuple[Accelerator, str]:
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    precision = resolve_precision(config.precision, PartialState(cpu=on_cpu).device)
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    mixed = "no" if precision == "fp32" else precision
+    return Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=[ddp_settings()]), precision
+
+
+def ddp_settings() -> DistributedDataParallelKwargs:
+    """Ranks exchange gradients and nothing else, so that one that has to begin a step again keeps no other waiting."""
+    return DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def _planner(config: TrainConfig, layout: Layout, device: torch.device, world: int, pair_cost: float) -> Planner:
+    budget = config.micro_batch_tokens
+    fill = min(budget, CPU_FILL) if device.type == "cpu" else budget
+    share = config.share_prefixes and not layout.split
+    return Planner(budget, 1 if layout.alone else fill, world, layout.split, layout.rows, pair_cost, share)
+
+
+def _set_lengths(run: Run, layout: Layout, eval_trees: list[TokenTree], compiled: bool) -> None:
+    """Choose what packs are filled and padded to: one length for compiled layers, whole blocks for flex attention."""
+    if layout.attention.mode in ("sdpa", "eager", "rows"):
+        return
+    run.multiple = FLEX_BLOCK
+    if compiled:
+        steps = [run.trees_of(step) for step in range(min(run.total_steps, 8))]
+        largest = max(len(tree) for tree in [*run.trees, *eval_trees])
+        run.multiple = best_length(run.planner, steps, largest, FLEX_BLOCK)
+        run.planner = replace(run.planner, fill=min(run.multiple, run.planner.fill))
+
+
+def _summary(setup: Setup, layout: Layout, plans: list[StepPlan], precision: str, compiled: bool) -> Summary:
+    run, config = setup.run, setup.run.config
+    trainable, parameters = parameter_counts(setup.model)
+    device = run.accelerator.device
+    return Summary(
+        conversations=len(run.trees),
+        eval_conversations=len(setup.eval_trees),
+        tokens=sum(len(tree) for tree in run.trees),
+        trained_tokens=sum(int((tree.weight > 0).sum()) for tree in run.trees),
+        split_tokens=sum(split_tokens(tree) for tree in run.trees),
+        steps=run.total_steps,
+        start_step=setup.start_step,
+        batch_size=config.batch_size,
+        micro_batches_per_step=sum(len(plan.ranks[0]) for plan in plans) / max(len(plans), 1),
+        world_size=run.accelerator.num_processes,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        precision=precision,
+        layout="split" if layout.split else "tree",
+        attention=layout.attention.mode,
+        compiled=compiled,
+        tuner=config.tuner,
+        trainable_parameters=trainable,
+        parameters=parameters,
+        computed_share=sum(plan.tokens for plan in plans) / max(sum(plan.tree_tokens for plan in plans), 1),
+    )
