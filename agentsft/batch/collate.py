@@ -22,7 +22,8 @@ class MicroBatch:
     `dfs` int32[n], the depth-first index of each place, and `spans`, the (start, end, is_chain) of its trees; rows
     have `attention_mask` bool[b, n] instead, or neither where nothing is padded. `rows` int64[u]: the places in b * n,
     unique and ascending, whose hidden states predict targets. Target j, of `row_start[i] <= j < row_start[i + 1]` (on
-    the host), belongs to rows[i] = rows[row[j]]: `row`, `token`, `label` int64[m], `weight` float32[m].
+    the host), belongs to rows[i] = rows[row[j]]: `row`, `token`, `label` int64[m], `weight` float32[m]. `together`
+    float32[m] is the weight of all targets with this one's row and token.
     """
 
     input_ids: torch.Tensor
@@ -34,6 +35,7 @@ class MicroBatch:
     row: torch.Tensor
     token: torch.Tensor
     weight: torch.Tensor
+    together: torch.Tensor
     label: torch.Tensor
     row_start: np.ndarray
     spans: tuple[tuple[int, int, bool], ...]
@@ -93,6 +95,7 @@ def collate(pack: Pack, multiple: int = 1, arrange: bool = False) -> MicroBatch:
         row=torch.from_numpy(row),
         token=torch.from_numpy(token),
         weight=torch.from_numpy(weight),
+        together=torch.from_numpy(_together(row, token, weight)),
         label=torch.from_numpy(label),
         row_start=np.append(first, len(source)),
         spans=() if pack.rows else spans,
@@ -104,6 +107,12 @@ def _starts(pack: Pack, columns: int) -> list[int]:
     if pack.rows:
         return [number * columns for number in range(len(pack.trees))]
     return np.cumsum([0, *map(len, pack.trees)])[:-1].tolist()
+
+
+def _together(row: np.ndarray, token: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """For each target the summed weight of those with its row and token, float32."""
+    _, group = np.unique((row.astype(np.int64) << 32) | token, return_inverse=True)
+    return np.bincount(group, weight)[group].astype(np.float32) if len(weight) else weight
 
 
 def _targets(

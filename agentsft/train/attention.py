@@ -11,6 +11,7 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from agentsft.batch.collate import MicroBatch
+from agentsft.train.flash import flash_tree_attention
 
 NAME = "agentsft"
 """The name under which `tree_attention` is registered with Transformers."""
@@ -42,10 +43,13 @@ class Attention:
     - `mask`: SDPA with one boolean mask for the whole pack, for compiled layers without flex attention;
     - `eager`: the same as an additive mask, for models that know nothing else;
     - `rows`: the model's own attention on padded rows, for models that can take no mask.
+
+    With `flash`, `flex` computes through FlashAttention-4 where the numbers are of 16 bits.
     """
 
     def __init__(self, mode: str, device: torch.device) -> None:
         self.mode = mode
+        self.flash = False
         self._block_mask = _BlockMasks(device) if mode == "flex" else None
 
     def arguments(self, batch: MicroBatch) -> dict[str, Any]:
@@ -54,7 +58,8 @@ class Attention:
             return {"attention_mask": batch.attention_mask}
         if self._block_mask is not None:
             assert batch.dfs is not None
-            return {"attention_mask": self._block_mask(batch.dfs, batch.subtree_end)}
+            blocks = {"attention_mask": self._block_mask(batch.dfs, batch.subtree_end)}
+            return blocks | ({"tree_places": (batch.dfs, batch.subtree_end)} if self.flash else {})
         if len(batch.spans) <= 1 and all(chain for *_, chain in batch.spans):
             return {"attention_mask": None}
         if self.mode == "sdpa":
@@ -104,12 +109,17 @@ def tree_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | BlockMask | None,
     tree_spans: tuple[tuple[int, torch.Tensor | None], ...] = (),
+    tree_places: tuple[torch.Tensor, torch.Tensor] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention of one layer as Transformers calls it. query, key, value [b, heads, n, d]; gives [b, n, heads, d]."""
     if isinstance(attention_mask, BlockMask):
         # Under autocast the rotary embedding leaves query and key in float32; flex attention wants one dtype.
         query, key = query.to(value.dtype), key.to(value.dtype)
+        plain = all(kwargs.get(name) is None for name in ("softcap", "s_aux", "position_bias"))
+        if tree_places is not None and plain and value.dtype != torch.float32:
+            scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+            return flash_tree_attention(query, key, value, attention_mask, tree_places, scale), None
         return flex_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if not tree_spans:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

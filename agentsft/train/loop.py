@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from agentsft.batch.collate import MicroBatch, collate
 from agentsft.batch.order import epochs_done, step_indices
-from agentsft.batch.pack import Planner, StepPlan
+from agentsft.batch.pack import Pack, Planner, StepPlan
 from agentsft.config import TrainConfig
 from agentsft.errors import UserError
+from agentsft.train.ahead import Ahead
 from agentsft.train.flops import Flops
 from agentsft.train.interrupt import Asked
 from agentsft.train.metrics import finite, loss_by_label
@@ -24,6 +26,16 @@ from agentsft.train.nonfinite import NON_FINITE, culprits
 from agentsft.train.optim import learning_rate
 from agentsft.train.passes import backward, evaluated
 from agentsft.types import LABELS, TokenTree
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a step needs of the host: its micro-batches, their FLOPs, and this rank's first pass as tensors."""
+
+    plan: StepPlan
+    flops: float
+    first: tuple[Pack, int, MicroBatch] | None
+    """The pack, the multiple that it is padded to, and its tensors."""
 
 
 @dataclass
@@ -54,6 +66,34 @@ class Run:
     proven: int = 0
     halved: int = 0
 
+    def __post_init__(self) -> None:
+        self._ahead = Ahead(self._prepared)
+        self._first: tuple[Pack, int, MicroBatch] | None = None
+
+    def prepared(self, step: int) -> Prepared:
+        """The plan of step number `step`, with what else `begin` has made of it."""
+        made = self._ahead.take(step)
+        self._first = made.first
+        return made
+
+    def begin(self, step: int) -> None:
+        """Prepare a later step while the device computes this one."""
+        if step < self.total_steps:
+            self._ahead.begin(step)
+
+    def _prepared(self, step: int) -> Prepared:
+        plan = self.plan(step)
+        packs = plan.ranks[self.accelerator.process_index]
+        first = (packs[0], self.multiple, self.batch_of(packs[0])) if packs and plan.num_items else None
+        return Prepared(plan, self.flops.count(tree for pack in plan.packs for tree in pack.trees), first)
+
+    def batch_of(self, pack: Pack) -> MicroBatch:
+        """The tensors of one pass, on the host."""
+        first = self._first
+        if first is not None and first[0] is pack and first[1] == self.multiple:
+            return first[2]
+        return collate(pack, self.multiple, self.arrange)
+
     def plan(self, step: int) -> StepPlan:
         """The micro-batches of step number `step` (from 0)."""
         return self.planner.plan(self.trees_of(step))
@@ -81,7 +121,8 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     """
     started = time.perf_counter()
     config, n = run.config, len(run.trees)
-    plan = run.plan(step)
+    prepared = run.prepared(step)
+    plan = prepared.plan
     rate = learning_rate(config, step, run.total_steps)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
@@ -89,10 +130,10 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     grad_norm, sums, halved, skipped = None, [0.0] * (1 + len(LABELS)), 0.0, "no trained tokens"
     if plan.num_items:
         sums_on_device = backward(run, plan, _seed(config.seed, step, run.accelerator.process_index))
+        run.begin(step + 1)
         grad_norm, skipped = _update(run)
         *sums, halved = _reduced(run, sums_on_device)
     seconds = time.perf_counter() - started
-    flops = run.flops.count(tree for pack in plan.packs for tree in pack.trees)
     row: dict[str, Any] = {
         "step": step + 1,
         "epoch": round(epochs_done(step + 1, n, config.batch_size), 6),
@@ -104,7 +145,7 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
         "trained_tokens": plan.num_items,
         "tokens_per_second": round(plan.tree_tokens / seconds, 1),
         "seconds": round(seconds, 4),
-        "mfu": round(flops / seconds / run.peak, 4) if run.peak else None,
+        "mfu": round(prepared.flops / seconds / run.peak, 4) if run.peak else None,
         "loss_by_label": loss_by_label(sums[1:], plan.label_counts),
         "micro_batches": len(plan.packs),
         "computed_tokens": plan.tokens,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -10,8 +13,10 @@ from torch import nn
 from agentsft.batch.collate import MicroBatch
 from agentsft.types import LABELS
 
-CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
+CHUNK_BYTES = {"cpu": 1 << 27, "cuda": 1 << 30}
 """Logits of one chunk, by device: large enough that matrix products run at full speed."""
+
+Softmax = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Head:
@@ -36,21 +41,37 @@ class Head:
             logits = torch.tanh(logits / self.cap) * self.cap
         return logits
 
+    @property
+    def matrix(self) -> nn.Parameter | None:
+        """The weight, where the logits are one matrix product with it and nothing else."""
+        plain = type(self.embeddings) is nn.Linear and self.embeddings.bias is None
+        hooked = plain and (self.embeddings._forward_hooks or self.embeddings._forward_pre_hooks)
+        return self.embeddings.weight if plain and not hooked and self.scale == 1.0 and not self.cap else None
 
-def chunked_loss(head: Head, hidden: torch.Tensor, batch: MicroBatch, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
+
+def chunk_rows(head: Head, device: torch.device) -> int:
+    """How many rows of logits are computed at once on `device`."""
+    bytes_each = _dtype(head.embeddings.weight, device).itemsize
+    return max(CHUNK_BYTES.get(device.type, CHUNK_BYTES["cpu"]) // (head.embeddings.weight.shape[0] * bytes_each), 1)
+
+
+def chunked_loss(
+    head: Head, hidden: torch.Tensor, batch: MicroBatch, chunk: int, compiled: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum of weight * nll over the batch's targets, and the detached sum of nll by label, float32[len(LABELS)].
 
     `hidden` [u, d] are the hidden states at `batch.rows`; `head` gives logits [rows, vocab]. With gradients enabled,
-    loss and gradients (of `hidden` and of the head's parameters) are computed together, `chunk` rows at a time, so
-    that logits are neither kept nor computed twice. The log-softmax is float32.
+    loss and gradients (of `hidden` and of the head's parameters) are computed together, at most `chunk` rows at a
+    time, so that logits are neither kept nor computed twice. The softmax is float32.
     """
     parameters = [p for p in head.embeddings.parameters() if p.requires_grad]
+    softmax = _compiled_softmax() if compiled else _softmax
     if torch.is_grad_enabled() and (hidden.requires_grad or parameters):
-        return _ChunkedLoss.apply(head, batch, chunk, parameters, hidden, *parameters)
-    loss, by_label = _zeros(hidden)
-    for start in range(0, len(hidden), chunk):
-        _add_chunk(loss, by_label, head(hidden[start : start + chunk]), batch, start, need_grad=False)
-    return loss, by_label
+        return _ChunkedLoss.apply(head, batch, chunk, softmax, parameters, hidden, *parameters)
+    sums = _Sums(batch, hidden.device)
+    for rows in _chunks(len(hidden), chunk):
+        sums.add(head(hidden[rows]), rows, softmax)
+    return sums.loss, sums.by_label
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -60,63 +81,134 @@ class _ChunkedLoss(torch.autograd.Function):
         head: Head,
         batch: MicroBatch,
         chunk: int,
+        softmax: Softmax,
         parameters: list[nn.Parameter],
         hidden: torch.Tensor,
         *_: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         # The parameters are arguments too, so that autograd hands them their gradients and DDP's hooks fire.
-        loss, by_label = _zeros(hidden)
-        d_hidden = torch.zeros_like(hidden)
-        d_parameters: list[torch.Tensor | None] = [None] * len(parameters)
-        for start in range(0, len(hidden), chunk):
-            with torch.enable_grad():
-                rows = hidden[start : start + chunk].detach().requires_grad_()
-                logits = head(rows)
-            d_logits, boost = _add_chunk(loss, by_label, logits.detach(), batch, start, need_grad=True)
-            grads = torch.autograd.grad(logits, [rows, *parameters], d_logits, allow_unused=True)
-            d_hidden[start : start + chunk] = grads[0] / boost if boost != 1.0 else grads[0]
-            for i, grad in enumerate(grads[1:]):
-                if grad is not None:
-                    grad = grad.div_(boost) if boost != 1.0 else grad
-                    kept = d_parameters[i]
-                    d_parameters[i] = grad if kept is None else kept.add_(grad)
-        given = zip(parameters, d_parameters, strict=True)
-        ctx.gradients = [d_hidden, *(torch.zeros_like(p) if grad is None else grad for p, grad in given)]
-        ctx.mark_non_differentiable(by_label)
-        return loss, by_label
+        sums = _Sums(batch, hidden.device)
+        d_hidden = torch.empty_like(hidden)
+        linear = _Product(head.matrix, hidden) if head.matrix is not None else _ByAutograd(head, parameters)
+        for rows in _chunks(len(hidden), chunk):
+            d_logits, boost = sums.add(linear.logits(hidden[rows]), rows, softmax)
+            d_rows = linear.backward(d_logits, boost)
+            d_hidden[rows] = d_rows / boost if boost != 1.0 else d_rows
+        ctx.gradients = [d_hidden, *linear.gradients]
+        ctx.mark_non_differentiable(sums.by_label)
+        return sums.loss, sums.by_label
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
-        return None, None, None, None, *(gradient.mul_(outer[0]) for gradient in gradients)
+        return None, None, None, None, None, *(gradient.mul_(outer[0]) for gradient in gradients)
 
 
-def _zeros(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros(len(LABELS), dtype=torch.float32)
+class _Product:
+    """Logits as one matrix product, whose weight gradient is summed over the chunks in the weight's own precision."""
+
+    def __init__(self, weight: nn.Parameter, hidden: torch.Tensor) -> None:
+        self.dtype = _dtype(weight, hidden.device)
+        self.weight = weight.detach().to(self.dtype)
+        self.gradient = torch.zeros_like(weight) if weight.requires_grad else None
+
+    @property
+    def gradients(self) -> list[torch.Tensor]:
+        return [] if self.gradient is None else [self.gradient]
+
+    def logits(self, rows: torch.Tensor) -> torch.Tensor:
+        self.rows = rows.detach().to(self.dtype)
+        return self.rows @ self.weight.T
+
+    def backward(self, d_logits: torch.Tensor, boost: float) -> torch.Tensor:
+        if self.gradient is not None:
+            _add_product(self.gradient, d_logits.T, self.rows, 1.0 / boost)
+        return d_logits @ self.weight
 
 
-def _add_chunk(
-    loss: torch.Tensor, by_label: torch.Tensor, logits: torch.Tensor, batch: MicroBatch, start: int, need_grad: bool
-) -> tuple[torch.Tensor, float]:
-    """Adds the chunk whose first row is `start` to the sums; gives boost * d loss / d logits, and the boost.
+class _ByAutograd:
+    """Any other head: its gradients come from autograd, chunk by chunk."""
 
-    A row's gradient is (sum of its targets' weights) * softmax minus each target's weight at its token. In float16
-    it is scaled up, since small probabilities would vanish.
-    """
-    first, last = batch.row_start[start], batch.row_start[start + len(logits)]
-    targets = slice(int(first), int(last))
-    row, token, weight = batch.row[targets] - start, batch.token[targets], batch.weight[targets]
-    log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-    nll = -log_p[row, token]
-    loss += (weight * nll).sum()
-    by_label.index_add_(0, batch.label[targets], nll)
-    if not need_grad:
-        return log_p, 1.0
-    row_weight = torch.zeros_like(log_p[:, 0]).index_add_(0, row, weight)
-    d_logits = log_p.exp_().mul_(row_weight[:, None])
-    d_logits.index_put_((row, token), -weight, accumulate=True)
-    boost = 1024.0 if logits.dtype == torch.float16 else 1.0
-    return d_logits.mul_(boost).to(logits.dtype) if boost != 1.0 else d_logits.to(logits.dtype), boost
+    def __init__(self, head: Head, parameters: list[nn.Parameter]) -> None:
+        self.head, self.parameters = head, parameters
+        self.gradients = [torch.zeros_like(p) for p in parameters]
+
+    def logits(self, rows: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            self.rows = rows.detach().requires_grad_()
+            self.output = self.head(self.rows)
+        return self.output.detach()
+
+    def backward(self, d_logits: torch.Tensor, boost: float) -> torch.Tensor:
+        inputs = [self.rows, *self.parameters]
+        d_rows, *grads = torch.autograd.grad(self.output, inputs, d_logits, allow_unused=True)
+        for kept, grad in zip(self.gradients, grads, strict=True):
+            if grad is not None:
+                kept.add_(grad, alpha=1.0 / boost)
+        return d_rows
+
+
+class _Sums:
+    """The loss and the losses by label, summed chunk by chunk."""
+
+    def __init__(self, batch: MicroBatch, device: torch.device) -> None:
+        self.batch = batch
+        self.loss = torch.zeros((), device=device)
+        self.by_label = torch.zeros(len(LABELS), device=device)
+
+    def add(self, logits: torch.Tensor, rows: slice, softmax: Softmax) -> tuple[torch.Tensor, float]:
+        """Adds the chunk of `rows`; gives boost * d loss / d logits, and the boost.
+
+        A row's gradient is (sum of its targets' weights) * softmax, less each target's weight at its token. In
+        float16 it is scaled up, since small probabilities would vanish.
+        """
+        batch = self.batch
+        boost = 1024.0 if logits.dtype == torch.float16 else 1.0
+        targets = slice(int(batch.row_start[rows.start]), int(batch.row_start[rows.stop]))
+        row, token, weight = batch.row[targets] - rows.start, batch.token[targets], batch.weight[targets]
+        row_weight = torch.zeros(len(logits), device=logits.device).index_add_(0, row, weight)
+        lse, d_logits = (softmax if len(logits) > 1 else _softmax)(logits, row_weight * boost)
+        nll = lse[row] - logits[row, token].float()
+        self.loss += (weight * nll).sum()
+        self.by_label.index_add_(0, batch.label[targets], nll)
+        # Computed in float32 and set, not subtracted: near a probability of 1 the difference is small.
+        at_target = row_weight[row] * torch.exp(-nll) - batch.together[targets]
+        d_logits.index_put_((row, token), (at_target * boost).to(d_logits.dtype))
+        return d_logits, boost
+
+
+def _softmax(logits: torch.Tensor, row_weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's log-sum-exp, float32[rows], and row_weight * softmax in the dtype of `logits` [rows, vocab]."""
+    lse = torch.logsumexp(logits.float(), dim=-1)
+    return lse, (logits - lse[:, None]).exp_().mul_(row_weight[:, None]).to(logits.dtype)
+
+
+@functools.cache
+def _compiled_softmax() -> Softmax:
+    """`_softmax` as one kernel that reads the logits and writes the gradient, with nothing of float32 between."""
+    return torch.compile(_softmax, dynamic=True)
+
+
+def _chunks(rows: int, chunk: int) -> list[slice]:
+    """As few slices as possible of at most `chunk` rows, of about equal length."""
+    number = -(-rows // chunk)
+    bounds = [rows * i // max(number, 1) for i in range(number + 1)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
+
+
+def _dtype(weight: torch.Tensor, device: torch.device) -> torch.dtype:
+    """What a matrix product with `weight` computes in: autocast's dtype, else the weight's."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weight.dtype
+
+
+def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> None:
+    """total += scale * a @ b, without rounding the product to the factors' 16 bits where the device can."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b, alpha=scale)
+    elif total.device.type == "cuda" and total.dtype == torch.float32:
+        torch.addmm(total, a, b, out_dtype=torch.float32, alpha=scale, out=total)
+    else:
+        total.add_(a @ b, alpha=scale)
 
 
 def plain_loss(logits: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,21 +10,22 @@ from torch import nn
 
 from agentsft.batch.collate import MicroBatch
 from agentsft.train.attention import Attention
-from agentsft.train.loss import CHUNK_LOGITS, Head, chunked_loss, plain_loss
+from agentsft.train.loss import Head, chunk_rows, chunked_loss, plain_loss
 
 
 class LossModule(nn.Module):
     """A causal language model that returns sums over a micro-batch's targets instead of logits.
 
     `model` is a Transformers model or PEFT's wrapper of one. `own_head` False leaves the logits to the model's own
-    forward, for heads that `Head` does not know.
+    forward, for heads that `Head` does not know. `compiled` compiles the softmax.
     """
 
-    def __init__(self, model: Any, attention: Attention, own_head: bool = True) -> None:
+    def __init__(self, model: Any, attention: Attention, own_head: bool = True, compiled: bool = False) -> None:
         super().__init__()
         self.model = model
         self.attention = attention
         self.own_head = own_head
+        self.compiled = compiled
 
     def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of weight * nll (float32, differentiable) and sums of nll by label (float32[len(LABELS)], detached)."""
@@ -32,9 +33,8 @@ class LossModule(nn.Module):
         if not self.own_head:
             return plain_loss(model_logits(model, batch, self.attention), batch)
         hidden = decode(model.get_decoder(), batch, self.attention).flatten(0, 1).index_select(0, batch.rows)
-        logits_at_once = CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cpu"])
-        chunk = max(logits_at_once // model.get_output_embeddings().weight.shape[0], 1)
-        return chunked_loss(Head(model), hidden, batch, chunk)
+        head = Head(model)
+        return chunked_loss(head, hidden, batch, chunk_rows(head, hidden.device), self.compiled)
 
 
 def base_model(model: Any) -> Any:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from agentsft.batch.collate import collate
 from agentsft.batch.pack import Pack, StepPlan
 from agentsft.train.memory import columns, divided, halve, out_of_memory, while_synchronising
 from agentsft.types import LABELS
@@ -97,7 +96,7 @@ def evaluated(run: Run, packs: list[Pack], sums: torch.Tensor) -> None:
 
 
 def _forward(run: Run, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
-    return run.module(collate(pack, run.multiple, run.arrange).to(run.accelerator.device))
+    return run.module(run.batch_of(pack).to(run.accelerator.device))
 
 
 def release() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, parse_flag_from_env
 
+from agentsft.batch.collate import collate
 from agentsft.batch.length import best_length
 from agentsft.batch.order import epochs_done, total_steps
 from agentsft.batch.pack import Planner, StepPlan
@@ -18,9 +19,10 @@ from agentsft.config import TrainConfig
 from agentsft.encode.tree import split_tokens
 from agentsft.errors import UserError
 from agentsft.train import checkpoint
-from agentsft.train.attention import FLEX_BLOCK
+from agentsft.train.attention import FLEX_BLOCK, Attention
 from agentsft.train.fingerprint import check_fingerprint, fingerprint, other_settings
 from agentsft.train.flops import Flops, peak_flops
+from agentsft.train.kernel import choose_kernel
 from agentsft.train.layout import Layout, choose_layout
 from agentsft.train.loop import Run
 from agentsft.train.model import compile_layers, load_model, parameter_counts, resolve_precision
@@ -94,7 +96,7 @@ def set_up(
         notes += filter(None, [compile_layers(model)])
     flops = Flops(model)
     planner = _planner(config, layout, device, accelerator.num_processes, flops.pair_cost)
-    module = LossModule(model, layout.attention, own_head=not head)
+    module = LossModule(model, layout.attention, own_head=not head, compiled=compiled)
     optimizer = make_optimizer(config, module)
     module, optimizer = accelerator.prepare(module, optimizer)
     if resumed:
@@ -123,6 +125,7 @@ def set_up(
     )
     _set_lengths(run, layout, eval_trees, compiled)
     plans = [run.plan(step) for step in range(min(steps, 20))]
+    notes.append(_choose_kernel(run, layout.attention, plans[0], precision))
     for note in filter(None, notes):
         reporter.on_note(note)
     rows = [example.index for example in train_examples if example.tree]
@@ -165,6 +168,18 @@ def _set_lengths(run: Run, layout: Layout, eval_trees: list[TokenTree], compiled
         largest = max(len(tree) for tree in [*run.trees, *eval_trees])
         run.multiple = best_length(run.planner, steps, largest, FLEX_BLOCK)
         run.planner = replace(run.planner, fill=min(run.multiple, run.planner.fill))
+
+
+def _choose_kernel(run: Run, attention: Attention, plan: StepPlan, precision: str) -> str:
+    """Let a pack of the first step decide between flex attention's kernels, for all ranks alike; a note on it."""
+    if attention.mode != "flex" or precision == "fp32":
+        return ""
+    packs = sorted(plan.packs, key=lambda pack: pack.size)
+    batch = collate(packs[len(packs) // 2], run.multiple, run.arrange).to(run.accelerator.device)
+    config = base_model(run.accelerator.unwrap_model(run.module).model).config.get_text_config()
+    note = choose_kernel(attention, config, torch.bfloat16 if precision == "bf16" else torch.float16, batch)
+    attention.flash = broadcast_object_list([attention.flash])[0]
+    return note
 
 
 def _summary(setup: Setup, layout: Layout, plans: list[StepPlan], precision: str, compiled: bool) -> Summary:

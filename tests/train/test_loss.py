@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,7 +47,11 @@ HEADS: dict[str, Any] = {
 
 
 def batch_of(n: int = 60) -> MicroBatch:
-    return collate(Pack((random_tree(np.random.default_rng(3), n),)))
+    """A random tree, some of whose targets are there twice, as where two responses begin alike."""
+    tree = random_tree(np.random.default_rng(3), n)
+    twice = np.concatenate([np.arange(len(tree.source)), np.flatnonzero(tree.weight > 0)[::3]])
+    doubled = {name: getattr(tree, name)[twice] for name in ("source", "token", "label")}
+    return collate(Pack((replace(tree, weight=tree.weight[twice] * np.linspace(0.5, 2, len(twice)), **doubled),)))
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])

@@ -1,0 +1,174 @@
+"""Attention on token trees by FlashAttention-4's block-sparse kernels, for bfloat16 and float16 on Hopper and newer.
+
+An optional extra. The blocks are those of flex attention's block mask; inside a partly visible block the kernels ask
+`visible` of each pair, as flex attention does.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.attention.flex_attention import BlockMask
+
+HEAD_DIM = 128
+"""The largest head that the kernels are used for."""
+
+
+def obstacle(device: torch.device, head_dim: int, dtype: torch.dtype) -> str:
+    """Why the kernels cannot be used, or ''."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] not in (9, 10):
+        return "its kernels are for GPUs of compute capability 9 and 10"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return "it computes in bfloat16 and float16 alone"
+    if head_dim > HEAD_DIM or head_dim % 8:
+        return f"its heads of {head_dim} are not of a size up to {HEAD_DIM} in steps of 8"
+    try:
+        _kernels()
+    except ImportError as error:
+        return f"flash-attn-4 cannot be imported ({' '.join(str(error).split())[:200]})"
+    return ""
+
+
+def flash_tree_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: BlockMask,
+    places: tuple[torch.Tensor, torch.Tensor],
+    scale: float,
+) -> torch.Tensor:
+    """Attention of query, key, value [b, heads, n, d] where `mask` allows it: [b, n, heads, d], differentiable.
+
+    `places` are the depth-first index and the subtree_end of each place, int32[n] each.
+    """
+    heads_last = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    forward = (mask.kv_num_blocks, mask.kv_indices, mask.full_kv_num_blocks, mask.full_kv_indices)
+    backward = (mask.q_num_blocks, mask.q_indices, mask.full_q_num_blocks, mask.full_q_indices)
+    out, _ = _attend(*heads_last, *places, *forward, *backward, scale)
+    return out
+
+
+@torch.library.custom_op("agentsft::flash_tree_attention", mutates_args=())
+def _attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    dfs: torch.Tensor,
+    end: torch.Tensor,
+    kv_count: torch.Tensor,
+    kv_index: torch.Tensor,
+    full_kv_count: torch.Tensor,
+    full_kv_index: torch.Tensor,
+    q_count: torch.Tensor,
+    q_index: torch.Tensor,
+    full_q_count: torch.Tensor,
+    full_q_index: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    forward, _, blocks, mask_mod = _kernels()
+    out, lse, *_ = forward(
+        *(_dense(tensor) for tensor in (q, k, v)),
+        softmax_scale=scale,
+        mask_mod=mask_mod,
+        aux_tensors=[dfs, end],
+        block_sparse_tensors=blocks(kv_count, kv_index, full_kv_count, full_kv_index),
+        return_lse=True,
+    )
+    return out, lse
+
+
+@_attend.register_fake
+def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    b, n, heads, _d = q.shape
+    return q.new_empty(q.shape), q.new_empty((b, heads, n), dtype=torch.float32)
+
+
+@torch.library.custom_op("agentsft::flash_tree_attention_backward", mutates_args=())
+def _attend_backward(
+    d_out: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    dfs: torch.Tensor,
+    end: torch.Tensor,
+    q_count: torch.Tensor,
+    q_index: torch.Tensor,
+    full_q_count: torch.Tensor,
+    full_q_index: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    _, backward, blocks, mask_mod = _kernels()
+    q, k, v, d_out = (_dense(tensor) for tensor in (q, k, v, d_out))
+    d_q, d_k, d_v = (torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (q, k, v))
+    backward(
+        q,
+        k,
+        v,
+        out,
+        d_out,
+        lse,
+        scale,
+        dq=d_q,
+        dk=d_k,
+        dv=d_v,
+        mask_mod=mask_mod,
+        aux_tensors=[dfs, end],
+        block_sparse_tensors=blocks(q_count, q_index, full_q_count, full_q_index),
+    )
+    return d_q, d_k, d_v
+
+
+@_attend_backward.register_fake
+def _(
+    d_out: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    q, k, v, dfs, end, *blocks, ctx.scale = inputs
+    ctx.save_for_backward(q, k, v, *output, dfs, end, *blocks[4:])
+
+
+def _backward(ctx: Any, d_out: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return *_attend_backward(d_out, *ctx.saved_tensors, ctx.scale), *(None,) * 11
+
+
+_attend.register_autograd(_backward, setup_context=_keep)
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    """The kernels want the head's elements side by side, and rows that begin on 16 bytes."""
+    return tensor if tensor.stride(-1) == 1 and tensor.stride(-2) % 8 == 0 else tensor.contiguous()
+
+
+@functools.cache
+def _kernels() -> tuple[Any, Any, Any, Any]:
+    """The library's forward and backward, block_size-aware block lists, and our mask in its language."""
+    _find_cutlass()
+    from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
+    from flash_attn.cute.interface import _flash_attn_bwd, _flash_attn_fwd
+
+    from agentsft.train.flash_mask import visible
+
+    def blocks(*lists: torch.Tensor) -> Any:
+        return BlockSparseTensorsTorch(*lists, block_size=(128, 128))
+
+    return _flash_attn_fwd, _flash_attn_bwd, blocks, visible
+
+
+def _find_cutlass() -> None:
+    """CUTLASS's Python package lies in a folder that a .pth file names, which `pip install --target` does not heed."""
+    try:
+        importlib.import_module("cutlass")
+    except ImportError:
+        import nvidia_cutlass_dsl
+
+        sys.path.append(str(Path(next(iter(nvidia_cutlass_dsl.__path__))) / "dsl_packages"))

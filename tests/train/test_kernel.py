@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from agentsft.batch.collate import MicroBatch, collate
+from agentsft.batch.pack import Pack
+from agentsft.train import kernel
+from agentsft.train.attention import FLEX_BLOCK, Attention, dense_mask
+from agentsft.train.flash import flash_tree_attention, obstacle
+from tests.batch.trees import random_tree
+
+CONFIG = LlamaConfig(hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=64)
+
+
+def batch_on(device: torch.device) -> MicroBatch:
+    random = np.random.default_rng(5)
+    return collate(Pack((random_tree(random, 700), random_tree(random, 200))), FLEX_BLOCK, arrange=True).to(device)
+
+
+def choice(monkeypatch: pytest.MonkeyPatch, flash: Any, triton: Any) -> tuple[bool, str]:
+    """Whether FlashAttention-4 is chosen when the kernels' times and results are these, and the note."""
+
+    def run(*_: Any) -> tuple[Any, Any]:
+        return flash, triton
+
+    monkeypatch.setattr(kernel, "obstacle", lambda *_: "")
+    monkeypatch.setattr(kernel, "_run", run)
+    attention = Attention("sdpa", torch.device("cpu"))
+    monkeypatch.setattr(attention, "arguments", lambda _: {"attention_mask": None})
+    note = kernel.choose_kernel(attention, CONFIG, torch.bfloat16, batch_on(torch.device("cpu")))
+    return attention.flash, note
+
+
+def test_the_faster_kernel_is_chosen_and_both_times_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = [torch.ones(3)]
+    faster, note = choice(monkeypatch, (1.5, same), (2.5, same))
+    assert faster
+    assert "by FlashAttention-4 (1.5 ms" in note
+    assert "2.5 ms" in note
+    slower, note = choice(monkeypatch, (2.5, same), (1.5, same))
+    assert not slower
+    assert "by Triton (2.5 ms" in note
+
+
+@pytest.mark.parametrize("wrong", [torch.tensor([1.0, 1.1, 1.0]), torch.tensor([1.0, float("nan"), 1.0])])
+def test_a_kernel_that_differs_from_flex_attention_is_never_used(
+    monkeypatch: pytest.MonkeyPatch, wrong: torch.Tensor
+) -> None:
+    used, note = choice(monkeypatch, (0.1, [wrong]), (2.5, [torch.ones(3)]))
+    assert not used
+    assert "differs" in note
+
+
+def test_without_the_kernels_the_reason_is_said() -> None:
+    assert "GPUs" in obstacle(torch.device("cpu"), 128, torch.bfloat16)
+
+
+@pytest.mark.usefixtures("cuda")
+def test_flash_attention_computes_the_mask_of_trees_as_float32_does() -> None:
+    device = torch.device("cuda")
+    if reason := obstacle(device, 64, torch.bfloat16):
+        pytest.skip(reason)
+    batch = batch_on(device)
+    assert batch.dfs is not None
+    assert batch.subtree_end is not None
+    attention, n = Attention("flex", device), batch.input_ids.shape[1]
+    q, k, v = (torch.randn(1, heads, n, 64, device=device, requires_grad=True) for heads in (4, 2, 2))
+    d_out = torch.randn(1, n, 4, 64, device=device)
+    order = torch.argsort(batch.dfs)
+    end = batch.subtree_end[order]
+    mask = dense_mask(end)[0, 0][batch.dfs[:, None].long(), batch.dfs[None, :].long()]
+    results = []
+    for dtype in (torch.float64, torch.bfloat16):
+        inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in (q, k, v)]
+        if dtype == torch.bfloat16:
+            blocks = attention.arguments(batch)["attention_mask"]
+            out = flash_tree_attention(*inputs, blocks, (batch.dfs, batch.subtree_end), 64**-0.5)
+        else:
+            keys, values = (tensor.repeat_interleave(2, 1) for tensor in inputs[1:])
+            scores = (inputs[0] @ keys.transpose(2, 3) * 64**-0.5).masked_fill(~mask, -torch.inf)
+            out = (scores.softmax(-1) @ values).transpose(1, 2)
+        results.append([out, *torch.autograd.grad(out, inputs, d_out.to(dtype))])
+    for exact, ours in zip(*results, strict=True):
+        assert float((ours.double() - exact).norm() / exact.norm()) < 1e-2
