@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import reprlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from agentsft.errors import UserError, nearest
+from agentsft.elsewhere import called_here
+from agentsft.errors import UserError, nearest, shown
 
 
 def _option(default: Any, help: str, group: str, choices: tuple[str, ...] = ()) -> Any:
@@ -144,77 +141,6 @@ class TrainConfig(DataConfig):
 T = TypeVar("T", bound=DataConfig)
 
 
-_LARGEST_RECIPE = 100_000
-"""Values in a recipe, counted as often as an alias repeats them: a few lines of aliases can stand for billions."""
-
-
-def load_recipe(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML recipe. Raises UserError when it cannot be read, is no mapping or has a key twice."""
-    import yaml
-
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if next(islice(_inner_nodes(node), _LARGEST_RECIPE, None), None) is not None:
-            raise UserError(f"{path}: its aliases stand for more than {_LARGEST_RECIPE:,} values; write them out.")
-        values = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe; give the path of a YAML file.") from None
-    except UserError:
-        raise
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); a recipe is a UTF-8 YAML file.") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply; a recipe is a mapping of settings to values.") from None
-    except Exception as error:  # besides YAMLError, whatever numbers, dates and tags raise that Python does not take
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())[:300]}); mend it.") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError(
-            f"{path}: a recipe is a mapping of settings such as `model: PATH`, not a {type(values).__name__}."
-        )
-    if twice := _repeated_key(node):
-        raise UserError(f"{path}: {twice} is there twice; keep one of them.")
-    return values
-
-
-def _repeated_key(node: Any) -> str | None:
-    """The first setting that a recipe gives twice, with its line; YAML itself would take the last one in silence."""
-    import yaml
-
-    if not isinstance(node, yaml.MappingNode):
-        return None
-    seen: set[str] = set()
-    for key, _ in node.value:
-        if isinstance(key, yaml.ScalarNode):
-            if key.value in seen:
-                return f"line {key.start_mark.line + 1}: {_shown(key.value)}"
-            seen.add(key.value)
-    return None
-
-
-def _inner_nodes(node: Any) -> Iterator[Any]:
-    """A YAML node and every one inside it, as often as aliases repeat it, without recursion: some form a circle."""
-    stack = [node]
-    while stack:
-        node = stack.pop()
-        yield node
-        if isinstance(getattr(node, "value", None), list):  # of nodes, or of pairs of them in a mapping
-            stack += [inner for item in node.value for inner in (item if isinstance(item, tuple) else (item,))]
-
-
-def _shown(value: Any) -> str:
-    """A value for an error message: in one line and not too long, however large or deep it is."""
-    shortened = reprlib.Repr()
-    shortened.maxlevel, shortened.maxdict, shortened.maxlist = 2, 3, 4
-    shortened.maxstring = shortened.maxother = shortened.maxlong = 100
-    try:
-        return shortened.repr(value)
-    except ValueError:  # Python writes no whole numbers of more than 4300 digits
-        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
-
-
 def build(cls: type[T], values: dict[str, Any], where: str = "recipe") -> T:
     """A checked configuration from `values`. Raises UserError, naming `where`, on an unknown key or a bad value."""
     known = {f.name: f for f in fields(cls)}
@@ -222,8 +148,9 @@ def build(cls: type[T], values: dict[str, Any], where: str = "recipe") -> T:
     checked: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
-            guess = nearest(key[:100], tuple(known)) if isinstance(key, str) else ""
-            raise UserError(f"{where}: unknown key {_shown(key)}.{guess}")
+            names = tuple(known)
+            guess = (called_here(key, names) or nearest(key[:100], names)) if isinstance(key, str) else ""
+            raise UserError(f"{where}: unknown key {shown(key)}.{guess}")
         checked[key] = _checked(value, types[key], known[key], f"{where}: {key}")
     config = cls(**checked)
     _check_ranges(config, where)
@@ -242,20 +169,20 @@ def _checked(value: Any, kind: Any, option: dataclasses.Field, where: str) -> An
     if target == list[str]:
         items = value if isinstance(value, list) else [value]
         if not all(isinstance(item, str) for item in items):
-            raise UserError(f"{where} takes text or a list of texts, not {_shown(value)}.")
+            raise UserError(f"{where} takes text or a list of texts, not {shown(value)}.")
         return items
     if target == dict[str, Any]:
         return _json_object(value, where)
     if target is bool:
         if not isinstance(value, bool):
-            raise UserError(f"{where} is true or false, not {_shown(value)}.")
+            raise UserError(f"{where} is true or false, not {shown(value)}.")
         return value
     if target in (int, float):
         return _number(value, target, where)
     if not isinstance(value, str):
-        raise UserError(f"{where} takes text, not {_shown(value)}.")
+        raise UserError(f"{where} takes text, not {shown(value)}.")
     if choices and value not in choices:
-        raise UserError(f"{where} is one of {', '.join(choices)}; not {_shown(value)}.{nearest(value[:100], choices)}")
+        raise UserError(f"{where} is one of {', '.join(choices)}; not {shown(value)}.{nearest(value[:100], choices)}")
     return value
 
 
@@ -267,26 +194,26 @@ def _json_object(value: Any, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{where} is not valid JSON ({error}).") from None
     if not isinstance(value, dict):
-        raise UserError(f"{where} takes a mapping, not {_shown(value)}.")
+        raise UserError(f"{where} takes a mapping, not {shown(value)}.")
     if not all(isinstance(key, str) for key in value):
-        raise UserError(f"{where} takes a mapping whose keys are texts, not {_shown(value)}.")
+        raise UserError(f"{where} takes a mapping whose keys are texts, not {shown(value)}.")
     try:
         json.dumps(value, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:  # a date, a set, NaN, a circle
-        raise UserError(f"{where} takes what JSON can say, not {_shown(value)} ({error}).") from None
+        raise UserError(f"{where} takes what JSON can say, not {shown(value)} ({error}).") from None
     return value
 
 
 def _number(value: Any, target: type, where: str) -> int | float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise UserError(f"{where} takes a number, not {_shown(value)}.")
+        raise UserError(f"{where} takes a number, not {shown(value)}.")
     try:
         number = float(value)
         exact = int(value) if isinstance(value, int) else int(number)
     except (ValueError, OverflowError):
-        raise UserError(f"{where} takes a finite number, not {_shown(value)}.") from None
+        raise UserError(f"{where} takes a finite number, not {shown(value)}.") from None
     if target is int and not isinstance(value, int) and exact != number:
-        raise UserError(f"{where} takes a whole number, not {_shown(value)}.")
+        raise UserError(f"{where} takes a whole number, not {shown(value)}.")
     return exact if target is int else number
 
 
@@ -328,15 +255,8 @@ def _check_ranges(config: DataConfig, where: str) -> None:
             raise UserError(f"{where}: {name} is at least 0, not {value}.")
         most = _AT_MOST.get(name, _LARGEST_WHOLE if name in _AT_LEAST_ONE or name in _NOT_NEGATIVE else math.inf)
         if isinstance(value, (int, float)) and value > most:
-            raise UserError(f"{where}: {name} is at most {most:,}, not {_shown(value)}.")
+            raise UserError(f"{where}: {name} is at most {most:,}, not {shown(value)}.")
         if name in _BELOW_ONE and not 0 <= value < 1:
             raise UserError(f"{where}: {name} is at least 0 and below 1, not {value}.")
         if name in ("max_lost", "warmup_ratio") and not 0 <= value <= 1:
             raise UserError(f"{where}: {name} is between 0 and 1, not {value}.")
-
-
-def dump_recipe(config: DataConfig) -> str:
-    """The configuration as YAML, every value resolved."""
-    import yaml
-
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agentsft.config import TrainConfig, build, load_recipe
+from agentsft.config import TrainConfig, build
+from agentsft.recipe import load_recipe
 from agentsft.weigh.loss_scale import parse_loss_scale
 from agentsft.weigh.select import check_combination
 
@@ -38,7 +39,7 @@ def test_the_readmes_flags_exist() -> None:
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     known = {"--" + field.name.replace("_", "-") for field in fields(TrainConfig)}
-    known |= {"--help", "--tokens", "--format", "--out", "--index-url", "--cpu", "--multi_gpu", "--num_processes"}
+    known |= {"--help", "--tokens", "--format", "--out", "--index-url", "--cpu", "--multi_gpu", "--num_processes", "--strict"}
     used = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", readme))
     assert used
     assert used <= known

@@ -12,8 +12,10 @@ import typer
 
 from agentsft import __version__
 from agentsft.cli.options import with_settings
-from agentsft.config import DataConfig, TrainConfig, build, load_recipe
+from agentsft.config import DataConfig, TrainConfig, build
 from agentsft.errors import UserError
+from agentsft.evaluate.settings import EvalConfig
+from agentsft.recipe import load_recipe
 
 app = typer.Typer(
     name="agentsft",
@@ -69,12 +71,15 @@ def preview(
     tokens: Annotated[bool, typer.Option("--tokens", help="Show tokens as a table.")] = False,
     output_format: Annotated[str, typer.Option("--format", help="text, json or html.")] = "text",
     out: Annotated[Path | None, typer.Option("--out", help="Write to this file instead.")] = None,
+    compare: Annotated[
+        str | None, typer.Option("--compare-loss-scale", help="Show what this strategy changes against --loss-scale.")
+    ] = None,
 ) -> None:
     """Show rows with every token coloured by its weight."""
     from agentsft.cli.preview import run_preview
 
     config = build(DataConfig, {**settings, "data": data}, "command line")
-    raise typer.Exit(run_preview(config, count, row or [], tokens, output_format, out))
+    raise typer.Exit(run_preview(config, count, row or [], tokens, output_format, out, compare))
 
 
 @app.command()
@@ -95,6 +100,22 @@ def check(
 
     config = build(DataConfig, {**settings, "data": data}, "command line")
     raise typer.Exit(run_check(config, output_format, show, strict, ignore or []))
+
+
+@app.command("eval")
+@with_settings(EvalConfig, "model", "data", "num_proc")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Model folder, adapter folder or hub name.", show_default=False)],
+    data: _DATA,
+    *,
+    settings: dict[str, Any],
+    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+) -> None:
+    """Let a model answer every turn of held-out conversations, and judge loss, calls, ReAct steps and stops."""
+    from agentsft.cli.evaluate import run_eval
+
+    config = build(EvalConfig, {**settings, "model": model, "data": data}, "command line")
+    raise typer.Exit(run_eval(config, output_format))
 
 
 @app.command()

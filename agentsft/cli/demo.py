@@ -13,8 +13,9 @@ from rich.text import Text
 from agentsft.cli.display import console, printable
 from agentsft.cli.preview import run_preview
 from agentsft.cli.train import run_train
-from agentsft.config import DataConfig, TrainConfig, build, load_recipe
+from agentsft.config import DataConfig, TrainConfig, build
 from agentsft.errors import UserError
+from agentsft.recipe import load_recipe
 
 _MODEL = Path("models/smollm2")
 _RECIPE = Path("recipes/react_cpu.yaml")

@@ -21,6 +21,7 @@ from agentsft.data.agent_format import describe
 from agentsft.encode.load import load_preparer
 from agentsft.errors import UserError
 from agentsft.train.dataset import Dataset, load_dataset
+from agentsft.train.earlier import refuse_earlier_run
 from agentsft.train.interrupt import AtOnce, Interrupted
 from agentsft.train.reporter import Reporter, Silent, Summary, TrainResult
 
@@ -40,6 +41,7 @@ def run_train(config: TrainConfig) -> int:
 def _run(config: TrainConfig) -> int:
     main = int(os.environ.get("RANK", "0")) == 0
     screen = console()
+    refuse_earlier_run(config)
     preparer = load_preparer(config)
     dataset = _prepare(config, preparer, screen if main else None)
     if main:

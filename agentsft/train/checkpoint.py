@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,16 +16,11 @@ from accelerate.utils import broadcast_object_list
 
 from agentsft.config import TrainConfig
 from agentsft.errors import UserError
+from agentsft.train.earlier import all_checkpoints, refuse_earlier_run
 
 STATE, OPTIMIZER, MANIFEST = "trainer_state.json", "optimizer.pt", "manifest.json"
 
 ABANDONED = "abandoned"
-
-
-def all_checkpoints(output: Path) -> list[Path]:
-    """The folders named checkpoint-N in `output`, whole or not, oldest first."""
-    numbered = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in output.glob("checkpoint-*")]
-    return [path for _, path in sorted((int(match[1]), path) for match, path in numbered if match)]
 
 
 def fault(path: Path, content: bool = True) -> str | None:
@@ -90,11 +84,7 @@ def checkpoint_to_resume(config: TrainConfig) -> tuple[Path | None, list[str]]:
             raise UserError(f"resume_from_checkpoint: {path} is damaged ({wrong}); resume from another checkpoint.")
         return path, []
     if not config.resume:
-        if existing:
-            raise UserError(
-                f"output: {config.output} holds checkpoints of an earlier run; "
-                "go on from them with --resume, remove them, or name another folder."
-            )
+        refuse_earlier_run(config)
         return None, []
     notes: list[str] = []
     for path in reversed(existing):

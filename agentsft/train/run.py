@@ -16,8 +16,9 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from agentsft.batch.order import epochs_done
-from agentsft.config import TrainConfig, dump_recipe
+from agentsft.config import TrainConfig
 from agentsft.errors import UserError
+from agentsft.recipe import dump_recipe
 from agentsft.train.interrupt import Interrupted, Interrupts
 from agentsft.train.loop import check_bad_steps, evaluate, train_step
 from agentsft.train.memory import outside_of_passes

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from agentsft.train.checkpoint import MANIFEST, OPTIMIZER, STATE, all_checkpoints, digests, fault
+from agentsft.train.checkpoint import MANIFEST, OPTIMIZER, STATE, digests, fault
+from agentsft.train.earlier import all_checkpoints
 from agentsft.train.memory import out_of_memory
 
 MODEL_CONFIGS = ("config.json", "adapter_config.json")

@@ -141,6 +141,17 @@ def test_an_adapter_loads_with_peft_alone(model: Path, data: Path, tmp_path: Pat
     assert all(moved)
 
 
+def test_a_run_that_would_mix_with_an_earlier_one_is_refused_and_changes_nothing(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / "checkpoint-2").mkdir(parents=True)
+    (out / "ledger.jsonl").write_text('{"row": 7}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="earlier run"):
+        train(recipe(tmp_path / "r.yaml", **settings(model, data, out)))
+    assert lines(out / "ledger.jsonl") == [{"row": 7}]
+
+
 def test_the_budget_for_lost_rows_stops_before_the_first_step(model: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     path = recipe(tmp_path / "r.yaml", **settings(model, data, out, max_lost=0.05))

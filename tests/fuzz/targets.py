@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from agentsft.config import TrainConfig, build, dump_recipe, load_recipe
+from agentsft.config import TrainConfig, build
 from agentsft.data.agent_format import AGENT_FORMATS, fold
 from agentsft.data.formats import inline_reasoning, to_conversation
 from agentsft.data.read import read_rows
 from agentsft.encode.prepare import Preparer
 from agentsft.encode.view import path_views
 from agentsft.errors import RowError, UserError
+from agentsft.recipe import dump_recipe, load_recipe
 from agentsft.render import sandbox
 from agentsft.render.template import Template, message_dicts
 from agentsft.types import LABELS, ROLES, Conversation, Message, Row

@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agentsft.cli import app, train
-from agentsft.config import dump_recipe
+from agentsft.recipe import dump_recipe
 from agentsft.train import passes, saver, saving, setup
 from agentsft.train import run as run_module
 from agentsft.train.checkpoint import fault

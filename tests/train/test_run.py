@@ -11,8 +11,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from agentsft.config import TrainConfig, build, load_recipe
+from agentsft.config import TrainConfig, build
 from agentsft.errors import UserError
+from agentsft.recipe import load_recipe
 from agentsft.train.reporter import Silent, Summary, TrainResult
 from agentsft.train.run import train
 from agentsft.types import TokenTree

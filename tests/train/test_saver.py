@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from agentsft.config import TrainConfig
 from agentsft.train import saver as saver_module
-from agentsft.train.checkpoint import all_checkpoints, fault
+from agentsft.train.checkpoint import fault
+from agentsft.train.earlier import all_checkpoints
 from agentsft.train.saver import Saver
 from agentsft.train.saving import save_checkpoint
 from tests.train.test_run import Recorder, config, examples, run, tiny_tokenizer, train, trees
