@@ -83,8 +83,10 @@ class TrainConfig(DataConfig):
     batch_size: int = _option(16, "Conversations per optimizer step, over all processes.", "Batch")
     micro_batch_tokens: int = _option(16384, "Tokens in one forward pass: the memory knob.", "Batch")
     layout: str = _option("tree", "Token trees, or one sequence per path.", "Batch", ("tree", "split"))
-    share_prefixes: bool = _option(
-        True, "Compute what conversations of one forward pass share at their start only once.", "Batch"
+    share_prefixes: bool | None = _option(
+        None,
+        "Compute what conversations of one forward pass share at their start only once; default: with flex attention.",
+        "Batch",
     )
     normalize: str = _option(
         "items",

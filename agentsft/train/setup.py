@@ -154,7 +154,9 @@ def ddp_settings() -> DistributedDataParallelKwargs:
 def _planner(config: TrainConfig, layout: Layout, device: torch.device, world: int, pair_cost: float) -> Planner:
     budget = config.micro_batch_tokens
     fill = min(budget, CPU_FILL) if device.type == "cpu" else budget
-    share = config.share_prefixes and not layout.split
+    # Other attention than flex computes the pairs between branches too, which costs more than the tokens it saves.
+    wanted = layout.attention.mode == "flex" if config.share_prefixes is None else config.share_prefixes
+    share = wanted and not layout.split
     return Planner(budget, 1 if layout.alone else fill, world, layout.split, layout.rows, pair_cost, share)
 
 

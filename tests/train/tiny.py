@@ -82,7 +82,7 @@ def step_run(model: Any, trees: list[TokenTree], budget: int = 4096, fill: int |
     settings = TrainConfig(batch_size=len(trees), micro_batch_tokens=budget, learning_rate=0.0, **config)
     longest = max(int(tree.position_ids.max()) + 1 for tree in trees)
     layout = choose_layout(base_model(model), longest, settings.layout == "split", settings.attn_implementation, False)
-    share = settings.share_prefixes and not layout.split
+    share = settings.share_prefixes is not False and not layout.split
     AcceleratorState._reset_state()  # another test may have left another precision
     accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[ddp_settings()])
     module = LossModule(model, layout.attention)
