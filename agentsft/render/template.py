@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,8 @@ class Template:
             raise UserError(f"the chat template does not compile{where}: {words}; mend it or give another.") from None
 
     def _rewritten(self) -> ReusingTemplate | None:
+        if os.environ.get(PLAIN):
+            return None
         try:
             made = limited(lambda: ReusingTemplate(self.text, self._compiled.environment))
         except Exception:  # what compiled as it is may be too deep or too large with more in it
@@ -119,6 +123,13 @@ REUSE_FROM = 5
 """Conversations of fewer turns are rendered plainly: it is faster."""
 
 
+_Made = tuple[int, bool, Mapping[str, Any] | None, str]
+"""What was asked for, and the text."""
+
+PLAIN = "AGENTSFT_PLAIN_RENDERING"
+"""The environment variable that has every prefix rendered by itself."""
+
+
 class Prefixes:
     """The prefixes of one conversation, rendered by a template that remembers what its messages become.
 
@@ -130,7 +141,7 @@ class Prefixes:
     ) -> None:
         self._template, self._messages, self._tools = template, messages, tools
         self._memory = Memory(messages, tools) if turns >= REUSE_FROM else None
-        self._last: tuple[int, bool, Mapping[str, Any] | None, str] | None = None
+        self._made: list[_Made] = []
 
     def render(self, count: int, add_generation_prompt: bool, kwargs: Mapping[str, Any] | None = None) -> str:
         """The text of the first `count` messages, equal to `Template.render`'s, with its errors."""
@@ -144,20 +155,26 @@ class Prefixes:
                 text = template.render(messages, self._tools, add_generation_prompt, kwargs)
                 template._reusing = None
                 return text
-            self._last = count, add_generation_prompt, kwargs, text
+            self._made.append((count, add_generation_prompt, kwargs, text))
             return text
         return template.render(messages, self._tools, add_generation_prompt, kwargs)
 
-    def hold(self) -> bool:
-        """Whether the plain template gives the last text too. If not, no text is to be relied on; nothing is reused
-        from then on."""
-        if self._last is None:
-            return True
-        count, add_generation_prompt, kwargs, text = self._last
-        if self._template.render(self._messages[:count], self._tools, add_generation_prompt, kwargs) == text:
-            return True
-        self._template._reusing = None
-        return False
+    def check(self) -> None:
+        """Render two of the texts plainly: the last, and one of the others, another for every row.
+
+        Raises UserError where one differs: then no text of this template is to be relied on, of earlier rows neither.
+        """
+        made = self._made
+        for count, add_generation_prompt, kwargs, text in (*made[-1:], *_one_of(made[:-1])):
+            if self._template.render(self._messages[:count], self._tools, add_generation_prompt, kwargs) != text:
+                raise UserError(
+                    "chat template: rendered message by message it gives other texts than rendered as a whole; "
+                    f"set {PLAIN}=1, which is slower, and report this template."
+                )
+
+
+def _one_of(made: list[_Made]) -> list[_Made]:
+    return [made[zlib.crc32(made[-1][3].encode("utf-8", "replace")) % len(made)]] if made else []
 
 
 def _quicken_attributes(environment: Any) -> None:

@@ -51,13 +51,9 @@ class Renderer:
         prefixes = self.template.prefixes(dicts, conversation.tools, len(messages))
         chosen = [i for i in messages if not self._is_unprompted(conversation, prefixes, i)]
         try:
-            turns = [self._turn(conversation, dicts, prefixes, i) for i in chosen]
-            if prefixes.hold():
-                return turns
-        except RowError:
-            if prefixes.hold():
-                raise
-        return [self._turn(conversation, dicts, prefixes, i) for i in chosen]
+            return [self._turn(conversation, dicts, prefixes, i) for i in chosen]
+        finally:
+            prefixes.check()  # also before a refusal counts
 
     def _is_unprompted(self, conversation: Conversation, prefixes: Prefixes, i: int) -> bool:
         if i == 0:

@@ -14,7 +14,7 @@ from jinja2.runtime import LoopContext
 from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
-from agentsft.errors import RowError
+from agentsft.errors import RowError, UserError
 from agentsft.render import template as template_module
 from agentsft.render.probe import probe
 from agentsft.render.reuse import Memory, ReusingTemplate
@@ -115,7 +115,7 @@ def assert_prefixes_equal(text: str, messages: list[dict[str, Any]], tools: Any,
     for count, prompt, kwargs in calls:
         wanted = rendered(template.render, messages[:count], tools, prompt, kwargs)
         assert rendered(prefixes.render, count, prompt, kwargs) == wanted, (text, count, prompt, kwargs)
-    assert prefixes.hold()
+    prefixes.check()
     template._reusing = reusing
     return template
 
@@ -190,20 +190,45 @@ def test_a_rendering_runs_only_the_bodies_of_the_newest_messages(name: str, monk
     assert len(calls) <= len(marked) <= 5 * len(calls)
 
 
-def test_wrong_reuse_would_be_seen_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = assets.qwen_tokenizer()
-    messages = tuple(Message(role, f"{k}") for k in range(8) for role in ("user", "assistant"))
-    template = Template(tokenizer)
-    renderer = Renderer(template, probe(template, tokenizer))
-    answers = range(1, 16, 2)
-    template._reusing = None
-    plain = renderer.turns(Conversation(messages), answers)
+def digits(last: str = "7") -> Conversation:
+    texts = [*(str(k) for k in range(7)), last]
+    return Conversation(tuple(Message(role, text) for text in texts for role in ("user", "assistant")))
 
-    template._reusing = wrong = ReusingTemplate(template.text, template._compiled.environment)
-    real = wrong.render
-    monkeypatch.setattr(wrong, "render", lambda *a: real(*a).replace("3", "4"))
-    assert renderer.turns(Conversation(messages), answers) == plain
-    assert template._reusing is None
+
+def renderer_with(monkeypatch: pytest.MonkeyPatch, change: Any) -> Renderer:
+    """A renderer whose reused texts go through `change`."""
+    tokenizer = assets.qwen_tokenizer()
+    template = Template(tokenizer)
+    assert template._reusing is not None
+    real = template._reusing.render
+    monkeypatch.setattr(template._reusing, "render", lambda *a: change(real(*a)))
+    return Renderer(template, probe(template, tokenizer))
+
+
+def test_a_wrong_last_text_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer = renderer_with(monkeypatch, lambda text: text.replace("7", "8"))
+    with pytest.raises(UserError, match="AGENTSFT_PLAIN_RENDERING=1"):
+        renderer.turns(digits(), range(1, 16, 2))
+
+
+def test_wrong_texts_before_the_last_stop_the_run_within_some_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(text: str) -> str:
+        """Another history for the fourth turn alone."""
+        return text.replace("0", "9") if "user\n3" in text and "user\n4" not in text else text
+
+    renderer = renderer_with(monkeypatch, change)
+
+    def rows() -> None:
+        for number in range(30):
+            renderer.turns(digits(f"last {number}"), range(1, 16, 2))
+
+    with pytest.raises(UserError, match="report this template"):
+        rows()
+
+
+def test_plain_rendering_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTSFT_PLAIN_RENDERING", "1")
+    assert Template(assets.qwen_tokenizer())._reusing is None
 
 
 def test_values_that_a_template_can_tell_apart_have_different_facts() -> None:
@@ -230,7 +255,7 @@ def test_short_conversations_are_rendered_plainly() -> None:
     for turns in (1, template_module.REUSE_FROM - 1, template_module.REUSE_FROM):
         prefixes = template.prefixes([{"content": "a"}], None, turns)
         assert prefixes.render(1, False) == "a"
-        assert (prefixes._last is not None) == (turns >= template_module.REUSE_FROM)
+        assert bool(prefixes._made) == (turns >= template_module.REUSE_FROM)
 
 
 def test_attributes_are_found_as_the_sandbox_finds_them() -> None:
