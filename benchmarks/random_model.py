@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 SHAPES = {
+    "tiny": (64, 128, 2, 2, 1, True),
     "qwen3-0.6b": (1024, 3072, 28, 16, 8, True),
     "qwen3-1.7b": (2048, 6144, 28, 16, 8, True),
     "qwen3-8b": (4096, 12288, 36, 32, 8, False),
