@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Iterable
@@ -12,35 +11,53 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agentsft.page.scale import SCALE, step_of
+
 ZERO = "grey50"
 
 
+QUIET, NORMAL, VERBOSE = -1, 0, 1
+level = NORMAL
+"""How much is said, as --quiet and --verbose set it."""
+_mute = False
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # the program ends as others do when what reads them is gone; see app.main
+
+
 def console(stderr: bool = False, record: bool = False) -> Console:
-    """A console for people. In a pipe it keeps long lines whole, and progress, which goes to stderr, stays out."""
+    """A console for people. In a pipe it keeps long lines whole, and progress, which goes to stderr, stays out.
+
+    With NO_COLOR it writes no escape sequences at all, so that whoever draws with colours sees that there are none.
+    """
     file = sys.stderr if stderr else sys.stdout
-    width = None if file.isatty() else int(os.environ.get("COLUMNS", 120))
-    quiet = stderr and not file.isatty()
-    return Console(stderr=stderr, record=record, width=width, highlight=False, soft_wrap=False, quiet=quiet)
-
-
-def recording_console(width: int = 120) -> Console:
-    """A console that writes nowhere and can be exported as HTML."""
-    return Console(
-        file=io.StringIO(), record=True, width=width, force_terminal=True, color_system="truecolor", highlight=False
+    width = None if file.isatty() else _columns()
+    quiet = (not file.isatty() or level == QUIET) if stderr else _mute
+    colours: Any = None if os.environ.get("NO_COLOR") else "auto"
+    return _Console(
+        stderr=stderr, record=record, width=width, highlight=False, soft_wrap=False, quiet=quiet, color_system=colours
     )
 
 
+def mute_if_quiet() -> None:
+    """For commands whose result is a folder: with --quiet nothing is printed but errors."""
+    global _mute
+    _mute = level == QUIET
+
+
+def _columns() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdecimal() and int(columns) else 120
+
+
 def weight_style(weight: float, odd: bool = False) -> str:
-    """Grey at 0, blue below 1, green at 1, then yellow and red as weights grow; two shades tell tokens apart."""
-    if weight <= 0:
+    """Grey at 0, from blue to orange as weights grow (`page/scale.py`); two shades tell neighbouring tokens apart."""
+    step = SCALE[step_of(weight)]
+    if not step.light:
         return "grey46" if odd else "grey58"
-    if weight < 1:
-        return "black on sky_blue2" if odd else "black on sky_blue1"
-    if weight == 1:
-        return "black on dark_sea_green3" if odd else "black on dark_sea_green2"
-    if weight <= 2:
-        return "black on gold3" if odd else "black on light_goldenrod2"
-    return "black on light_coral" if odd else "black on light_salmon1"
+    return f"black on {step.odd if odd else step.light}"
 
 
 def legend(weights: Iterable[float]) -> Text:

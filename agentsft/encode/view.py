@@ -119,7 +119,7 @@ def tree_view(preparer: Preparer, example: Example) -> TreeView:
     assert tree is not None
     ids, label_ids, weights = tree.input_ids, np.full(len(tree), -1, np.int8), np.zeros(len(tree), np.float32)
     texts: list[str] = []
-    branches = []
+    branches: list[Branch] = []
     offsets = _Offsets(preparer)
     last_leaf = -1
     paths = zip(preparer.sequences(example), preparer.leaves(example), leaf_paths(tree), strict=True)

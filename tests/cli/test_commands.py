@@ -107,7 +107,7 @@ def test_preview_html_is_one_page_without_links(data: Path, smollm2: Path, tmp_p
     assert done.exit_code == 0, done.output
     text = page.read_text(encoding="utf-8")
     assert "Final" in text
-    assert "http" not in text
+    assert "://" not in text
 
 
 def test_text_from_data_cannot_steer_the_terminal(tmp_path: Path, smollm2: Path) -> None:

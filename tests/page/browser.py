@@ -38,7 +38,7 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """One browser with one tab. `requests` are the addresses that pages asked for, `errors` what their scripts threw."""
+    """One browser with one tab. `requests`: what pages asked for; `errors`: what their scripts threw."""
 
     def __init__(self, path: str) -> None:
         self._home = tempfile.mkdtemp(prefix="agentsft-browser-")
@@ -116,9 +116,12 @@ class Browser:
 
     def box(self, selector: str) -> tuple[float, float]:
         """A point of the first line of the element, in the window; scrolled to if it is outside."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        for _ in range(3):  # blocks get their height as they come into view, and move what is behind them
+            self.js(f"{element}.scrollIntoView({{block: 'center'}})")
+            self.js("new Promise(done => requestAnimationFrame(() => setTimeout(done, 20)))")
         found = self.js(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
-            " const b = e.getClientRects()[0]; return [b.left + Math.min(b.width / 2, 8), b.top + b.height / 2]; })()"
+            f"(b => [b.left + Math.min(b.width / 2, 8), b.top + b.height / 2])({element}.getClientRects()[0])"
         )
         return found[0], found[1]
 
