@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from agentsft import __version__
+from agentsft.cli.manners import App, one_line
+from agentsft.cli.merge import merge
 from agentsft.cli.options import with_settings
+from agentsft.cli.plan import plan
 from agentsft.config import DataConfig, TrainConfig, build
 from agentsft.errors import UserError
 from agentsft.evaluate.settings import EvalConfig
 from agentsft.recipe import load_recipe
 
-app = typer.Typer(
+app = App(
     name="agentsft",
     help="Fine-tune language models on multi-turn agent conversations, with every token's weight proven.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
 _DATA = Annotated[list[str], typer.Argument(help="Files, folders, globs or hub data sets.", show_default=False)]
@@ -37,11 +38,11 @@ def _version(shown: bool) -> None:
 
 @app.callback()
 def _root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
-    if debug:
-        os.environ["AGENTSFT_DEBUG"] = "1"
+    pass
 
 
 @app.command()
@@ -52,12 +53,18 @@ def train(
     settings: dict[str, Any],
 ) -> None:
     """Train. For several processes: accelerate launch -m agentsft train RECIPE."""
+    from agentsft.cli.display import mute_if_quiet
     from agentsft.cli.train import run_train
 
     values = load_recipe(recipe) if recipe else {}
     config = build(TrainConfig, values, str(recipe)) if recipe else TrainConfig()
     config = build(TrainConfig, {**vars(config), **settings}, "command line")
+    mute_if_quiet()
     raise typer.Exit(run_train(config))
+
+
+app.command()(plan)
+app.command()(merge)
 
 
 @app.command()
@@ -119,11 +126,68 @@ def evaluate(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of runs.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Page to write, - for standard output; default: report.html.")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="Write every plot as PNG too, beside the page.")] = False,
+) -> None:
+    """Show runs as one page: curves, what was lost, the recipe; several runs are compared."""
+    from agentsft.cli.report import run_report
+
+    raise typer.Exit(run_report(runs, out, png))
+
+
+@app.command()
+@with_settings(
+    DataConfig,
+    "model",
+    "data",
+    "data_format",
+    "reasoning",
+    "control_tokens",
+    "loss_scale",
+    "mask_history",
+    "max_length",
+    "overflow",
+    "num_proc",
+)
+def chat(
+    model: Annotated[str, typer.Argument(help="Model or adapter folder, or hub name.", show_default=False)],
+    *,
+    settings: dict[str, Any],
+    tools: Annotated[Path | None, typer.Option("--tools", help="JSON file with a list of tools.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="System message.")] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 1024,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", min=0, help="0 is greedy; default: the generation config's.")
+    ] = None,
+) -> None:
+    """Talk with a model in the terminal, or line by line through a pipe."""
+    from agentsft.cli.chat import run_chat
+
+    config = build(DataConfig, {**settings, "model": model}, "command line")
+    raise typer.Exit(run_chat(config, tools, system, max_new_tokens, temperature))
+
+
+@app.command()
 def strategies() -> None:
     """List the loss-scale strategies, from their data files."""
     from agentsft.cli.strategies import run_strategies
 
     run_strategies()
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Option("--model", "-m", help="Say what a run with this model uses.")] = "",
+    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+) -> None:
+    """Show versions, devices, what a run will use and why not what is faster; exit 1 if something is missing."""
+    from agentsft.cli.doctor import run_doctor
+
+    raise typer.Exit(run_doctor(model, output_format))
 
 
 @app.command()
@@ -149,35 +213,28 @@ def demo(
     raise typer.Exit(run_demo(output))
 
 
-_LONGEST_LINE = 800
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's, which newer versions of typer contain
 
 
 def main() -> None:
-    """Run the command line. A mistake becomes one line and exit code 2; Ctrl-C exits with 130."""
+    """Run the command line. What ends it becomes an exit code, see `guide.EXIT_CODES`, and a mistake one line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no text of a row or a path ends a run by being printed
+    started = time.perf_counter()
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False, prog_name="agentsft")
+        sys.stdout.flush()
+        logging.getLogger("agentsft").info("%.1f s", time.perf_counter() - started)
+        sys.exit(code)
     except (UserError, _UsageError) as error:
         if os.environ.get("AGENTSFT_DEBUG"):
             raise
-        if line := _in_one_line(error):  # without any arguments the help is shown, and nothing is to be said
+        if line := one_line(error):  # without any arguments the help is shown, and nothing is to be said
             print(f"agentsft: {line}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-
-
-def _in_one_line(error: Exception) -> str:
-    from agentsft.cli.display import printable
-
-    message = printable(" ".join(getattr(error, "format_message", error.__str__)().split("\n")))
-    if len(message) > _LONGEST_LINE:
-        message = f"{message[: _LONGEST_LINE // 2]} ... {message[-_LONGEST_LINE // 4 :]}"
-    command = getattr(getattr(error, "ctx", None), "command_path", None)
-    return f"{message.rstrip('.')}; see {command} --help." if message and command else message
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
+        sys.exit(141)
