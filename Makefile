@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 PIP = $(BIN)/python -m pip install $$(test -t 2 || echo --quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow fuzz lint format examples ci clean
+.PHONY: help setup demo test test-slow fuzz lint format examples docs docs-cli picture ci clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,17 @@ format: $(READY) ## Format the code and mend what can be mended.
 
 examples: $(READY) ## Write examples/data anew.
 	$(BIN)/python examples/make_data.py --out examples/data
+
+docs: $(READY) ## Build the documentation as a site in dist/site.
+	$(PIP) --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
+
+docs-cli: $(READY) ## Write docs/cli.md anew.
+	$(BIN)/python docs/site/reference.py
+
+picture: $(READY) ## Draw docs/preview.svg anew.
+	$(BIN)/agentsft smollm2 models/smollm2
+	$(BIN)/python docs/site/picture.py models/smollm2
 
 ci: ## Do what the continuous integration does.
 	bash .ci/run

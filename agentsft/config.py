@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from agentsft.elsewhere import called_here
+from agentsft.elsewhere import say_unknown
 from agentsft.errors import UserError, nearest, shown
 
 
@@ -138,6 +138,12 @@ class TrainConfig(DataConfig):
     max_bad_steps: int | None = _option(
         None, "Stop after so many steps skipped for a NaN or infinite loss or gradient; default: never.", "Run"
     )
+    report_to: list[str] = _option([], "Send metrics to tensorboard, wandb or trackio. Repeatable.", "Run")
+    project: str | None = _option(None, "Project at wandb and trackio; default: agentsft.", "Run")
+    data_weights: dict[str, Any] = _option(
+        {}, "JSON object of paths of data: how often their rows are seen in an epoch; default: once.", "Data"
+    )
+    run_name: str | None = _option(None, "Name of the run at wandb and trackio; default: that of output.", "Run")
 
 
 T = TypeVar("T", bound=DataConfig)
@@ -145,18 +151,24 @@ T = TypeVar("T", bound=DataConfig)
 
 def build(cls: type[T], values: dict[str, Any], where: str = "recipe") -> T:
     """A checked configuration from `values`. Raises UserError, naming `where`, on an unknown key or a bad value."""
+    if any(isinstance(item, dict) for item in _listed(values.get("data"))):
+        from agentsft.data.mixture import with_weights
+
+        values = with_weights(values, where)
     known = {f.name: f for f in fields(cls)}
     types = get_type_hints(cls)
     checked: dict[str, Any] = {}
+    if unknown := [key for key in values if key not in known]:
+        raise UserError(f"{where}: {say_unknown(unknown, tuple(known))}")
     for key, value in values.items():
-        if key not in known:
-            names = tuple(known)
-            guess = (called_here(key, names) or nearest(key[:100], names)) if isinstance(key, str) else ""
-            raise UserError(f"{where}: unknown key {shown(key)}.{guess}")
         checked[key] = _checked(value, types[key], known[key], f"{where}: {key}")
     config = cls(**checked)
     _check_ranges(config, where)
     return config
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _checked(value: Any, kind: Any, option: dataclasses.Field, where: str) -> Any:

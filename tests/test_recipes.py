@@ -39,7 +39,17 @@ def test_the_readmes_flags_exist() -> None:
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     known = {"--" + field.name.replace("_", "-") for field in fields(TrainConfig)}
-    known |= {"--help", "--tokens", "--format", "--out", "--index-url", "--cpu", "--multi_gpu", "--num_processes", "--strict"}
+    known |= {
+        "--help",
+        "--tokens",
+        "--format",
+        "--out",
+        "--index-url",
+        "--cpu",
+        "--multi_gpu",
+        "--num_processes",
+        "--strict",
+    }
     used = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", readme))
     assert used
     assert used <= known

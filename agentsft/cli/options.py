@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import logging
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Annotated, Any, get_args, get_type_hints
@@ -12,6 +13,12 @@ import typer
 
 from agentsft.config import DataConfig
 
+_log = logging.getLogger(__name__)
+
+SETTINGS: set[str] = set()
+"""The names of all settings that are flags of some command."""
+
+_METAVARS = {int: "N", float: "X", str: "TEXT", list[str]: "TEXT", dict[str, Any]: "JSON"}
 _SHORT = {"data": "-d", "model": "-m", "output": "-o"}
 
 
@@ -20,6 +27,8 @@ def with_settings(cls: type[DataConfig], *without: str) -> Callable[[Callable], 
 
     A flag that is not given is absent from `settings`, so that the recipe's value, or the default, stands.
     """
+
+    SETTINGS.update(option.name for option in fields(cls))
 
     def decorate(command: Callable) -> Callable:
         hints = get_type_hints(command, include_extras=True)
@@ -31,6 +40,7 @@ def with_settings(cls: type[DataConfig], *without: str) -> Callable[[Callable], 
 
         def run(**values: Any) -> Any:
             settings = {k: _plain(v) for k, v in values.items() if k in names and v is not None and v != []}
+            _log.info("flags: %s", settings)
             return command(**{k: v for k, v in values.items() if k not in names}, settings=settings)
 
         made: Any = run
@@ -47,6 +57,7 @@ def _flag(option: Any, kind: Any) -> inspect.Parameter:
     target = next((k for k in get_args(kind) if k is not type(None)), kind) if type(None) in get_args(kind) else kind
     extra: dict[str, Any] = {"help": _help(option), "rich_help_panel": option.metadata["group"], "show_default": False}
     names = [name]
+    extra["metavar"] = "WORD" if option.metadata["choices"] else _METAVARS.get(target)
     flag_type: Any = {list[str]: list[str], dict[str, Any]: str}.get(target, target)
     if target is bool:
         names = [f"{name}/--no-{option.name.replace('_', '-')}"]
@@ -72,6 +83,10 @@ def _plain(value: Any) -> Any:
 
 
 def _help(option: Any) -> str:
-    default = option.default
+    default, text = option.default, option.metadata["help"]
+    if choices := option.metadata["choices"]:
+        text = f"{text.rstrip('.')}: {', '.join(choices)}."
+    if default is True:
+        return f"{text} [default: on]"
     shown = default not in (None, "", False) and isinstance(default, (str, int, float))
-    return f"{option.metadata['help']} [dim]\\[default: {default}][/dim]" if shown else option.metadata["help"]
+    return f"{text} [default: {default}]" if shown else text

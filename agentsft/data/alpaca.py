@@ -28,6 +28,8 @@ def read(record: Mapping[str, Any]) -> tuple[Message, ...]:
     ask_name, answer_name = _first(record, _ASK), _first(record, _ANSWER)
     if answer_name is None or not record[answer_name]:
         raise RowError("no_assistant", "The answer is empty; the row has nothing to train.")
+    if record.get("context") and not record.get("input"):
+        raise malformed("The row has a context beside its question, in no known order; write it into the question.")
     ask, answer = record.get(ask_name or "instruction") or "", record[answer_name]
     if isinstance(ask, list) or isinstance(answer, list):
         prompt = ask if isinstance(ask, list) else [{"role": "user", "content": ask}]

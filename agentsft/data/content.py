@@ -57,6 +57,10 @@ def _add(part: Any, content: Content, message: int) -> None:
         part = {"type": "text", "text": part}
     if not isinstance(part, dict):
         raise malformed(f"A part of the content is {kind(part)}; it must be text or an object with a type.", message)
+    if any(part.get(name) is not None for name in ("train", "weight")):
+        raise malformed(
+            "A part of the content has a train or weight of its own; divide the message, or weigh it.", message
+        )
     part_type = part.get("type") or ("text" if isinstance(part.get("text"), str) else None)
     if part_type is None:
         raise malformed("A part of the content has no type; write the content as text or as typed parts.", message)

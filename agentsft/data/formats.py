@@ -48,6 +48,10 @@ def to_conversation(record: Mapping[str, Any], data_format: str = "auto") -> Con
     if data_format in _FORMATS and data_format != found:
         raise RowError("unknown_format", f"The row is of format {found}, not {data_format} as --data-format says.")
     refuse_media(record)
+    if record.get("label") is False or record.get("kto_tag") is False:
+        raise RowError(
+            "rejected_answer", "The row is marked as an answer not to give (label or kto_tag false); remove it."
+        )
     messages = _with_system(record, _FORMATS[found].read(record))
     if len(messages) > MOST_MESSAGES:
         detail = f"The row has {len(messages):,} messages; at most {MOST_MESSAGES:,} are rendered. Divide the row."

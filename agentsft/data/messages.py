@@ -56,6 +56,9 @@ ROLES = {
 }
 
 
+_DETAILS = ("training_detail", "train_detail")
+
+
 def read_messages(items: Sequence[Any], first: int = 0) -> tuple[Message, ...]:
     """The messages of a row, counted from `first`. Raises RowError with the index of the message at fault.
 
@@ -94,6 +97,10 @@ def _message(raw: Mapping[str, Any], role: str, index: int) -> list[Message]:
     value = raw.get("content")
     if value is None:
         value = raw.get("value")
+    if detail := next((name for name in _DETAILS if raw.get(name)), None):
+        raise malformed(
+            f"{detail} weighs characters one by one, which is not read; use train, weight or a table.", index
+        )
     content = read_content(value, index)
     reasoning = read_reasoning(raw, index)
     calls = (*content.calls, *read_calls(raw.get("tool_calls"), index))

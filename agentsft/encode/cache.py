@@ -1,4 +1,4 @@
-"""Prepared examples kept on disk under a fingerprint of everything that they depend on."""
+"""Prepared examples kept on disk, in shards, under a fingerprint of everything that they depend on."""
 
 from __future__ import annotations
 
@@ -7,31 +7,30 @@ import json
 import logging
 import os
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import date
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
-
 import agentsft
 from agentsft.config import DataConfig
 from agentsft.data.paths import Source, find_sources
+from agentsft.encode.examples import Examples, in_shards
 from agentsft.encode.parallel import prepare_compact
 from agentsft.encode.prepare import Preparer
-from agentsft.types import Example, Refusal, TokenTree
+from agentsft.encode.shard import Shard, checksum, map_file, to_arrays
+from agentsft.errors import UserError
+from agentsft.types import Example
 
 _log = logging.getLogger(__name__)
 
-_NODES = ("input_ids", "position_ids", "subtree_end")
-_TARGETS = ("source", "token", "weight", "label")
-_DTYPES = dict.fromkeys(_NODES + _TARGETS, np.int32) | {"weight": np.float32, "label": np.int8}
-_FACTS = ("source", "lost_turns", "lost_tokens", "straddling", "split_tokens", "id", "turn_count", "task")
+VERIFIED = 1 << 30
+"""Bytes of prepared data up to which all checksums are compared at the start; those of more when it is first read."""
+
 _CODE = ("data", "render", "weigh", "encode", "types.py", "errors.py")
 _LIBRARIES = ("transformers", "tokenizers", "jinja2", "numpy", "datasets", "pyarrow")
 
@@ -41,27 +40,39 @@ def prepare_cached(
     preparer: Preparer,
     paths: list[str] | None = None,
     advance: Callable[[int], None] | None = None,
-) -> list[Example]:
+) -> Examples:
     """Every row of the settings' data, or of `paths`, as a compact example: from the cache, or prepared and kept.
 
-    Of several processes that want the same rows at once, one prepares and the others wait for its file. Data that
+    Rows are kept in shards as they are prepared, so that a preparation that was killed goes on behind the last whole
+    one. Of several processes that want the same rows at once, one prepares and the others wait for it. Data that
     cannot be fingerprinted (a hub data set) and a cache folder that cannot be written are no errors: the rows are
     prepared then. `advance` hears of each row. Raises UserError as `prepare_compact` does.
     """
     key = fingerprint(config, preparer, config.data if paths is None else paths)
     with _locked_file(key) as file:
-        examples = _load(file) if file else None
-        if examples is None:
-            examples = []
-            for example in prepare_compact(config, preparer, paths):
-                examples.append(example)
-                if advance:
-                    advance(1)
-            if file:
-                _keep(file, examples)
-        elif advance:
-            advance(len(examples))
-    return examples
+        shards, whole = _load(file) if file else ([], False)
+        done = sum(map(len, shards))
+        if advance and done:
+            advance(done)
+        if not whole:
+            rest = counted(prepare_compact(config, preparer, paths, done), advance)
+            shards += _kept(file, len(shards), rest)
+    return Examples(shards)
+
+
+def prepared(config: DataConfig, preparer: Preparer, paths: list[str] | None = None) -> Examples | None:
+    """What `prepare_cached` would find, where it would find everything; nothing is prepared."""
+    key = fingerprint(config, preparer, config.data if paths is None else paths)
+    shards, whole = _load(cache_folder() / key) if key else ([], False)
+    return Examples(shards) if whole else None
+
+
+def counted(examples: Iterator[Example], advance: Callable[[int], None] | None) -> Iterator[Example]:
+    """`examples`, each of which `advance` hears of."""
+    for example in examples:
+        yield example
+        if advance:
+            advance(1)
 
 
 def cache_folder() -> Path:
@@ -102,7 +113,7 @@ def fingerprint(config: DataConfig, preparer: Preparer, paths: list[str]) -> str
 
 @contextmanager
 def _locked_file(key: str | None) -> Iterator[Path | None]:
-    """Where the examples of a fingerprint are kept, locked against other processes; None where there is no place.
+    """What the names of a fingerprint's files begin with, locked against other processes; None where there is no place.
 
     The system lets go of the lock when its holder dies, so nobody waits for ever.
     """
@@ -110,7 +121,7 @@ def _locked_file(key: str | None) -> Iterator[Path | None]:
         yield None
         return
     with ExitStack() as stack:
-        file = cache_folder() / f"{key}.safetensors"
+        file = cache_folder() / key
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(file.with_suffix(".lock").open("w"))
@@ -171,84 +182,59 @@ def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _keep(file: Path, examples: list[Example]) -> None:
-    """Write aside and rename, so that a file under its own name is whole."""
+def _shard_file(file: Path, number: int) -> Path:
+    return file.with_name(f"{file.name}-{number:05}.safetensors")
+
+
+def _kept(file: Path | None, first: int, examples: Iterator[Example]) -> Iterator[Shard]:
+    """`examples` in shards, written as number `first` and on, and mapped; in memory where they cannot be written."""
+    for leftover in file.parent.glob(f"{file.name}*.part") if file else ():  # of a killed preparation
+        leftover.unlink(missing_ok=True)
+    for number, (part, last) in enumerate(in_shards(examples), start=first):
+        shard = _written(_shard_file(file, number), part, last) if file else None
+        if shard is None:  # what comes behind a gap would never be found
+            file, shard = None, Shard(to_arrays(part))
+        yield shard
+
+
+def _written(path: Path, examples: list[Example], last: bool) -> Shard | None:
+    """Write aside and rename, so that a file under its own name is whole. None where there is no room for it."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     aside = None
     try:
-        handle, aside = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".part")
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
         os.close(handle)
-        tensors = _to_arrays(examples)
-        save_file(tensors, aside, metadata={"crc32": _checksum(tensors)})
-        os.replace(aside, file)
-    except OSError as error:
-        _log.warning("prepared rows are not kept: %s cannot be written (%s)", file, error)
+        arrays = to_arrays(examples)
+        checks = {"tokens_crc32": checksum(arrays, tokens=True), "facts_crc32": checksum(arrays, tokens=False)}
+        save_file(arrays, aside, metadata={**checks, "last": str(last)})
+        os.replace(aside, path)
+        return Shard(map_file(path)[0], path)
+    except (OSError, SafetensorError) as error:
+        _log.warning("prepared rows are not kept: %s cannot be written (%s)", path, error)
         if aside:
             Path(aside).unlink(missing_ok=True)
-
-
-def _load(file: Path) -> list[Example] | None:
-    """The examples in a cache file, or None where there is none or it is damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    if not file.exists():
         return None
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-            if _checksum(tensors) != (opened.metadata() or {}).get("crc32"):
+
+
+def _load(file: Path) -> tuple[list[Shard], bool]:
+    """The shards of a fingerprint that are whole, from the first on, and whether they are all of them."""
+    shards: list[Shard] = []
+    size, whole = 0, False
+    while not whole and (path := _shard_file(file, len(shards))).exists():
+        try:
+            size += path.stat().st_size
+            arrays, metadata = map_file(path)
+            if checksum(arrays, tokens=False) != metadata["facts_crc32"]:
                 raise ValueError("its checksum is wrong")
-        return list(_from_arrays(tensors))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        _log.warning("%s is damaged (%s); its rows are prepared anew", file, error)
-        return None
-
-
-def _to_arrays(examples: list[Example]) -> dict[str, np.ndarray]:
-    """All trees end to end, where each one starts, and the rest as JSON bytes."""
-    trees = [example.tree for example in examples if example.tree is not None]
-    arrays = {
-        name: np.concatenate([np.empty(0, dtype), *(getattr(tree, name) for tree in trees)], dtype=dtype)
-        for name, dtype in _DTYPES.items()
-    }
-    arrays["node_offsets"] = np.cumsum([0, *(len(tree) for tree in trees)], dtype=np.int64)
-    arrays["target_offsets"] = np.cumsum([0, *(len(tree.source) for tree in trees)], dtype=np.int64)
-    rows = [
-        {
-            "index": example.index,
-            "tree": example.tree is not None,
-            "refusal": example.refusal and asdict(example.refusal),
-            "lost": example.lost and asdict(example.lost),
-            **{name: getattr(example, name) for name in _FACTS},
-        }
-        for example in examples
-    ]
-    arrays["rows"] = np.frombuffer(json.dumps(rows).encode(), dtype=np.uint8)
-    return arrays
-
-
-def _from_arrays(arrays: dict[str, np.ndarray]) -> Iterator[Example]:
-    nodes, targets = arrays["node_offsets"].tolist(), arrays["target_offsets"].tolist()
-    number = 0
-    for row in json.loads(arrays["rows"].tobytes()):
-        tree = None
-        if row.pop("tree"):
-            node = slice(nodes[number], nodes[number + 1])
-            target = slice(targets[number], targets[number + 1])
-            tree = TokenTree(
-                **{name: arrays[name][node] for name in _NODES}, **{name: arrays[name][target] for name in _TARGETS}
-            )
-            number += 1
-        refusal, lost = (row.pop(name) for name in ("refusal", "lost"))
-        yield Example(tree=tree, refusal=refusal and Refusal(**refusal), lost=lost and Refusal(**lost), **row)
-
-
-def _checksum(arrays: dict[str, np.ndarray]) -> str:
-    total = 0
-    for name in sorted(arrays):
-        total = zlib.crc32(np.ascontiguousarray(arrays[name]).data.cast("B") if arrays[name].size else b"", total)
-    return f"{total:08x}"
-
-
-assert {"index", "tree", "refusal", "lost", "turns", "conversation", *_FACTS} == {f.name for f in fields(Example)}
+            shard = Shard(arrays, path, metadata["tokens_crc32"])
+            if size <= VERIFIED:
+                shard.verify()
+            whole = metadata["last"] == "True"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # UserError is a ValueError
+            reason = "its checksum is wrong" if isinstance(error, UserError) else error
+            _log.warning("%s is damaged (%s); its rows and those behind it are prepared anew", path, reason)
+            return shards, False
+        shards.append(shard)
+    return shards, whole

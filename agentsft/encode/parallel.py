@@ -34,14 +34,16 @@ _AHEAD = 4  # batches under way for each process
 _MOST = 8
 
 
-def prepare_compact(config: DataConfig, preparer: Preparer, paths: list[str] | None = None) -> Iterator[Example]:
-    """Every row of the settings' data, or of `paths`, as a compact example, in order.
+def prepare_compact(
+    config: DataConfig, preparer: Preparer, paths: list[str] | None = None, skip: int = 0
+) -> Iterator[Example]:
+    """Every row of the settings' data, or of `paths`, but the first `skip`, as a compact example, in order.
 
     `config.num_proc` processes prepare, this one included; None starts others only when the work takes long. They
     are new interpreters (no forks), so a script that calls this needs the usual `if __name__ == "__main__":`. The
     examples do not depend on the number of processes. Raises UserError as `Preparer.prepare` and reading do.
     """
-    batches = _batches(load_rows(config, paths))
+    batches = _batches(islice(load_rows(config, paths), skip, None))
     processes = config.num_proc or default_processes()
     if config.num_proc is None or processes == 1:
         stop = time.monotonic() + ALONE_SECONDS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import sys
 import time
 from dataclasses import dataclass, field
@@ -227,6 +226,10 @@ def _peak_memory(device: torch.device) -> float:
     """GiB that this process has taken at most: of the GPU's memory, else of the machine's."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
     unit = 2**30 if sys.platform == "darwin" else 2**20
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 2)
 

@@ -26,10 +26,10 @@ def host_memory_left() -> int:
     """Bytes of host memory that this process may still take, as Linux tells them; elsewhere no limit is known."""
     left = sys.maxsize
     try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
         left = int(lines["MemAvailable"].split()[0]) * 1024
         group = Path("/sys/fs/cgroup")
-        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
+        limit, used = ((group / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
         return min(left, max(int(limit) - int(used), 0))
     except (OSError, ValueError, KeyError):  # no such files, or no limit in them
         return left

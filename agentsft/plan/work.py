@@ -1,0 +1,83 @@
+"""The work of a run: steps, tokens and packs, by the run's own packing of a sample of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from agentsft.batch.length import best_length
+from agentsft.batch.order import step_indices, total_steps
+from agentsft.batch.pack import Planner
+from agentsft.config import TrainConfig
+from agentsft.plan.shape import Shape
+from agentsft.train.attention import FLEX_BLOCK
+from agentsft.types import TokenTree
+
+STEPS = 16
+"""Steps that are packed; the others are taken to be like them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one optimizer step takes on average, and how many there are.
+
+    `tokens` are those of the conversations' trees, `computed` those that remain where conversations begin alike,
+    `trained` the targets; `passes` are forward passes of one GPU, each of `pack` tokens with its padding, and `fill`
+    the share of them that is no padding. `flops` are those of all GPUs together, `balance` the share of the time of
+    the slowest GPU that the mean one is busy. `longest` is the longest path, in tokens.
+    """
+
+    conversations: int
+    steps: int
+    tokens: float
+    computed: float
+    trained: float
+    passes: float
+    pack: int
+    fill: float
+    flops: float
+    balance: float
+    longest: int
+
+
+def plan_work(config: TrainConfig, shape: Shape, trees: Sequence[TokenTree], conversations: int, gpus: int) -> Work:
+    """The work of a run over `conversations`, of which `trees` are all or a fair sample, on `gpus` GPUs."""
+    steps = total_steps(conversations, config.batch_size, config.num_train_epochs, config.max_steps)
+    size = min(config.batch_size, len(trees))
+    sample = [
+        [trees[int(k)] for k in step_indices(config.seed, step, len(trees), size)]
+        for step in range(min(steps, STEPS, max(len(trees) // size, 1)))
+    ]
+    planner, pack = _packing(config, shape, sample, max(map(len, trees)), gpus)
+    plans = [planner.plan(step) for step in sample]
+    passes = float(np.mean([len(plan.ranks[0]) for plan in plans]))
+    computed = float(np.mean([plan.tokens for plan in plans]))
+    costs = np.array([[sum(planner.cost(p.trees) for p in rank) for rank in plan.ranks] for plan in plans])
+    return Work(
+        conversations=conversations,
+        steps=steps,
+        tokens=float(np.mean([plan.tree_tokens for plan in plans])) * config.batch_size / size,
+        computed=computed * config.batch_size / size,
+        trained=float(np.mean([plan.num_items for plan in plans])) * config.batch_size / size,
+        passes=passes * config.batch_size / size,
+        pack=pack,
+        fill=computed / max(passes * gpus * pack, 1.0),
+        flops=float(np.mean([shape.flops.count(t for p in plan.packs for t in p.trees) for plan in plans]))
+        * config.batch_size
+        / size,
+        balance=float(costs.mean(axis=1).sum() / max(costs.max(axis=1).sum(), 1e-9)),
+        longest=max(int(tree.position_ids.max()) + 1 for tree in trees),
+    )
+
+
+def _packing(
+    config: TrainConfig, shape: Shape, sample: list[list[TokenTree]], largest: int, gpus: int
+) -> tuple[Planner, int]:
+    """The planner that such a run has on CUDA with compiled layers, and the length of its packs."""
+    split = config.layout == "split"
+    budget, pairs = config.micro_batch_tokens, shape.flops.pair_cost
+    planner = Planner(budget, budget, gpus, split, False, pairs, config.share_prefixes is not False and not split)
+    pack = best_length(planner, sample[:8], largest, FLEX_BLOCK)
+    return replace(planner, fill=min(pack, planner.fill)), pack

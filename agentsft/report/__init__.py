@@ -1,0 +1,1 @@
+"""Run folders as a page: curves, tables and a comparison of several runs."""

@@ -1,0 +1,133 @@
+"""A plan is the run's own arithmetic, and near what runs took."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import Qwen3Config
+
+from agentsft.config import TrainConfig
+from agentsft.encode.load import load_preparer, load_rows
+from agentsft.plan.gpus import GPUS, gpu_named
+from agentsft.plan.memory import GIB
+from agentsft.plan.plan import Plan, make_plan
+from agentsft.types import TokenTree
+from tests.batch.trees import random_tree
+
+SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
+H100 = GPUS["H100"]
+MEASURED = {
+    "tau_airline_openai.jsonl": ({"batch_size": 16}, 16128, 0.65, 2.1, 62.6),
+    "toolbench_react.jsonl": ({"batch_size": 64, "loss_scale": "react"}, 11904, 0.92, 1.24, 54.6),
+}
+"""Settings of a run on an H100 (docs/performance.md), the length of its packs, computed tokens as a share of all,
+seconds a step and peak GiB."""
+
+
+def model(folder: Path, **sizes: Any) -> str:
+    config = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True, **sizes}
+    Qwen3Config(**config).save_pretrained(folder)
+    return str(folder)
+
+
+def trees(count: int = 24) -> list[TokenTree]:
+    random = np.random.default_rng(5)
+    return [random_tree(random, int(size)) for size in random.integers(20, 200, count)]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return model(tmp_path_factory.mktemp("small"), **SMALL)
+
+
+def plan(small: str, gpu: Any = H100, gpus: int = 1, sharded: bool = False, **settings: Any) -> Plan:
+    config = TrainConfig(model=small, **{"batch_size": 4, "micro_batch_tokens": 512, **settings})
+    return make_plan(config, trees(), 24, gpu, gpus, sharded)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", MEASURED)
+def test_packs_time_and_memory_are_those_of_a_measured_run(
+    name: str, shared: Path, tmp_path: Path, qwen_tokenizer: Any
+) -> None:
+    settings, pack, share, seconds, peak = MEASURED[name]
+    folder = model(
+        tmp_path, vocab_size=151936, hidden_size=2048, intermediate_size=6144, num_hidden_layers=28,
+        num_attention_heads=16, num_key_value_heads=8, head_dim=128, max_position_embeddings=40960,
+    )  # fmt: skip
+    config = TrainConfig(model=folder, data=[str(shared / "data" / name)], max_steps=6, **settings)
+    preparer = load_preparer(config, qwen_tokenizer)
+    found = [one.tree for one in preparer.prepare(load_rows(config)) if one.tree is not None]
+    made = make_plan(config, found, len(found), H100)
+    assert made.work.pack == pack
+    assert made.work.computed / made.work.tokens == pytest.approx(share, abs=0.01)
+    assert made.seconds[1] / made.work.steps == pytest.approx(seconds, rel=0.15)
+    assert made.memory.total / GIB == pytest.approx(peak, rel=0.15)
+
+
+def test_steps_and_tokens_are_exactly_those_of_the_run(small: str) -> None:
+    work = plan(small).work
+    assert work.steps == 6
+    assert work.tokens * work.steps == pytest.approx(sum(map(len, trees())))
+    assert work.trained * work.steps == pytest.approx(sum(int((tree.weight > 0).sum()) for tree in trees()))
+    assert work.fill == pytest.approx(work.computed / (work.passes * work.pack))
+    assert work.pack >= max(map(len, trees()))
+
+
+def test_more_gpus_share_the_time_and_only_sharding_shares_the_memory(small: str) -> None:
+    one, two, shared = plan(small), plan(small, gpus=2), plan(small, gpus=2, sharded=True)
+    assert one.seconds[1] / two.seconds[1] == pytest.approx(2 * two.work.balance * one.work.flops / two.work.flops)
+    assert 0 < two.work.balance <= 1
+    assert (one.exchange, two.memory.optimizer) == (0, one.memory.optimizer)
+    assert shared.memory.optimizer == one.memory.optimizer / 2
+    assert shared.exchange > two.exchange / 2 > 0
+
+
+def test_what_is_trained_decides_what_is_kept(small: str) -> None:
+    full, lora, slow = plan(small), plan(small, tuner="lora"), plan(small, gradient_checkpointing=True)
+    assert full.memory.optimizer == 2 * full.memory.gradients == 8 * full.shape.parameters
+    assert lora.memory.optimizer == 8 * lora.shape.trainable
+    assert 0 < lora.shape.trainable < full.shape.parameters < lora.shape.parameters
+    assert slow.memory.activations < full.memory.activations
+    assert slow.seconds[1] / full.seconds[1] == pytest.approx(4 / 3)
+
+
+def test_every_change_that_is_proposed_makes_it_fit(tmp_path: Path) -> None:
+    large = model(
+        tmp_path, vocab_size=151936, hidden_size=2048, intermediate_size=6144, num_hidden_layers=28,
+        num_attention_heads=16, num_key_value_heads=8, head_dim=128,
+    )  # fmt: skip
+    tight = replace(H100, memory=36.0)
+    settings: dict[str, Any] = {"batch_size": 64, "micro_batch_tokens": 4096}
+    first = plan(large, tight, **settings)
+    assert not first.fits
+    assert first.changes
+    ways: dict[str, dict[str, Any]] = {
+        "micro_batch_tokens: ": {},
+        "gradient_checkpointing: true": {"gradient_checkpointing": True},
+        "tuner: lora": {"tuner": "lora"},
+    }
+    tried = 0
+    for change, gib in first.changes:
+        assert gib <= 36.0
+        for words, more in ways.items():
+            if change == words:
+                tried += 1
+                assert plan(large, tight, **{**settings, **more}).memory.total / GIB == pytest.approx(gib)
+    assert tried >= 2
+    sharded = next(gib for change, gib in first.changes if "FSDP2" in change)
+    count = int(next(change for change, _ in first.changes if "FSDP2" in change).split(" by ")[1].split()[0])
+    assert plan(large, tight, count, True, **settings).fits
+    assert sharded <= 36.0
+    smaller = plan(large, replace(H100, memory=28.0), batch_size=64, micro_batch_tokens=16384)
+    assert not smaller.fits
+
+
+def test_a_gpu_that_is_not_known_names_the_nearest() -> None:
+    assert gpu_named("h200").name == "H200"
+    with pytest.raises(ValueError, match=r'Did you mean "A100"'):
+        gpu_named("A10O")
