@@ -34,7 +34,7 @@ $(READY): pyproject.toml
 	@echo 'Installing into $(VENV): minutes the first time, seconds later'
 	$(PIP) --upgrade 'pip>=25.1'
 	$(PIP) $(TORCH)
-	$(PIP) --editable '.[gguf]' --group test --group lint
+	$(PIP) --editable '.[gguf,report,tensorboard]' --group test --group lint
 	@touch $@
 
 demo: $(READY) ## Fine-tune SmolLM2-135M on the example conversations and compare its answers.

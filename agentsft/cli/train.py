@@ -24,6 +24,7 @@ from agentsft.train.dataset import Dataset, load_dataset
 from agentsft.train.earlier import refuse_earlier_run
 from agentsft.train.interrupt import AtOnce, Interrupted
 from agentsft.train.reporter import Reporter, Silent, Summary, TrainResult
+from agentsft.train.trackers import check_trackers
 
 
 def run_train(config: TrainConfig) -> int:
@@ -42,6 +43,7 @@ def _run(config: TrainConfig) -> int:
     main = int(os.environ.get("RANK", "0")) == 0
     screen = console()
     refuse_earlier_run(config)
+    check_trackers(config.report_to)
     preparer = load_preparer(config)
     dataset = _prepare(config, preparer, screen if main else None)
     if main:

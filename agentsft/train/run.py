@@ -19,6 +19,7 @@ from agentsft.batch.order import epochs_done
 from agentsft.config import TrainConfig
 from agentsft.errors import UserError
 from agentsft.recipe import dump_recipe
+from agentsft.train.card import write_card
 from agentsft.train.interrupt import Interrupted, Interrupts
 from agentsft.train.loop import check_bad_steps, evaluate, train_step
 from agentsft.train.memory import outside_of_passes
@@ -29,6 +30,7 @@ from agentsft.train.reporter import Reporter, TrainResult
 from agentsft.train.saver import Saver
 from agentsft.train.saving import save_model
 from agentsft.train.setup import Setup, set_up
+from agentsft.train.trackers import Tracked
 from agentsft.types import Example
 
 
@@ -47,7 +49,7 @@ def train(
     """
     started = time.perf_counter()
     try:
-        with _quiet():
+        with _quiet(), Tracked(config, reporter) as reporter:
             setup = set_up(config, train_examples, eval_examples, reporter)
             with Interrupts(setup.run.accelerator) as interrupts:
                 steps = _Steps(setup, interrupts)
@@ -209,6 +211,8 @@ def _finish(setup: Setup, tokenizer: Any, interrupts: Interrupts) -> None:
             setup.model.to(getattr(published, "dtype", None) or torch.float32)
         try:
             save_model(setup.model, tokenizer, setup.output)
+            if note := write_card(config, setup.fingerprint["data"]):
+                setup.reporter.on_note(note)
         except OSError as error:
             raise UserError(
                 f"output: the trained model cannot be written ({_line(error)}); make room and use --resume."

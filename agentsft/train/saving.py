@@ -111,6 +111,7 @@ def save_model(model: Any, tokenizer: Any, output: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     try:
         save_weights(model, aside)
+        (aside / "README.md").unlink(missing_ok=True)  # PEFT's, with blanks to fill; write_card follows
         tokenizer.save_pretrained(aside)
         files = [file for file in sorted(aside.rglob("*")) if file.is_file()]
         for file in files:

@@ -20,6 +20,7 @@ from agentsft.encode.tree import split_tokens
 from agentsft.errors import UserError
 from agentsft.train import checkpoint
 from agentsft.train.attention import FLEX_BLOCK, Attention
+from agentsft.train.card import write_run_info
 from agentsft.train.fingerprint import check_fingerprint, fingerprint, other_settings
 from agentsft.train.flops import Flops, peak_flops
 from agentsft.train.kernel import choose_kernel
@@ -130,7 +131,10 @@ def set_up(
         reporter.on_note(note)
     rows = [example.index for example in train_examples if example.tree]
     setup = Setup(run, model, eval_trees, reporter, marks, rows, int(state["step"]))
-    reporter.on_start(_summary(setup, layout, plans, precision, compiled))
+    summary = _summary(setup, layout, plans, precision, compiled)
+    if accelerator.is_main_process:
+        write_run_info(setup.output, summary)
+    reporter.on_start(summary)
     return setup
 
 
