@@ -144,6 +144,18 @@ class TrainConfig(DataConfig):
         {}, "JSON object of paths of data: how often their rows are seen in an epoch; default: once.", "Data"
     )
     run_name: str | None = _option(None, "Name of the run at wandb and trackio; default: that of output.", "Run")
+    eval_generate: int | None = _option(
+        None, "Held-out conversations whose turns the model answers at each evaluation.", "Evaluation"
+    )
+    eval_max_new_tokens: int = _option(256, "Longest answer of eval_generate, in tokens.", "Evaluation")
+    metric_for_best_model: str | None = _option(
+        None,
+        "Figure of the evaluation whose best model is kept in output/best; default with patience: eval_loss.",
+        "Evaluation",
+    )
+    early_stopping_patience: int | None = _option(
+        None, "Stop after so many evaluations that are no better.", "Evaluation"
+    )
 
 
 T = TypeVar("T", bound=DataConfig)
@@ -232,6 +244,9 @@ def _number(value: Any, target: type, where: str) -> int | float:
 
 
 _AT_LEAST_ONE = [
+    "eval_generate",
+    "eval_max_new_tokens",
+    "early_stopping_patience",
     "batch_size",
     "micro_batch_tokens",
     "max_steps",

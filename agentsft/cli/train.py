@@ -20,6 +20,7 @@ from agentsft.config import TrainConfig
 from agentsft.data.agent_format import describe
 from agentsft.encode.load import load_preparer
 from agentsft.errors import UserError
+from agentsft.evaluate.judging import make_judge, make_ranking
 from agentsft.train.dataset import Dataset, load_dataset
 from agentsft.train.earlier import refuse_earlier_run
 from agentsft.train.interrupt import AtOnce, Interrupted
@@ -44,6 +45,7 @@ def _run(config: TrainConfig) -> int:
     screen = console()
     refuse_earlier_run(config)
     check_trackers(config.report_to)
+    ranking = make_ranking(config)
     preparer = load_preparer(config)
     dataset = _prepare(config, preparer, screen if main else None)
     if main:
@@ -63,7 +65,8 @@ def _run(config: TrainConfig) -> int:
 
     reporter = make_reporter(screen) if main else Silent()
     try:
-        train(config, preparer.tokenizer, dataset.train, dataset.held_out, reporter)
+        judge = make_judge(config, preparer.tokenizer, dataset.held_out, ranking)
+        train(config, preparer.tokenizer, dataset.train, dataset.held_out, reporter, judge)
     finally:
         if isinstance(reporter, LiveReporter):
             reporter.live.stop()  # gives the terminal its cursor back

@@ -45,6 +45,7 @@ SHAPES_DATA = (
 WITHOUT_EFFECT = (
     "output", "resume", "resume_from_checkpoint", "save_steps", "save_total_limit", "eval_data", "eval_steps",
     "cache", "num_proc", "max_lost", "max_bad_steps", "report_to", "project", "run_name",
+    "eval_generate", "eval_max_new_tokens", "metric_for_best_model",
 )  # fmt: skip
 """Settings that change no weight."""
 

@@ -21,6 +21,7 @@ from agentsft.errors import UserError
 from agentsft.recipe import dump_recipe
 from agentsft.train.card import write_card
 from agentsft.train.interrupt import Interrupted, Interrupts
+from agentsft.train.judge import NONE, Judge
 from agentsft.train.loop import check_bad_steps, evaluate, train_step
 from agentsft.train.memory import outside_of_passes
 from agentsft.train.metrics import RowsFile, until
@@ -40,6 +41,7 @@ def train(
     train_examples: list[Example],
     eval_examples: list[Example],
     reporter: Reporter,
+    judge: Judge = NONE,
 ) -> TrainResult:
     """Trains as `config` says and leaves model, tokenizer, recipe, metrics and checkpoints in `config.output`.
 
@@ -52,7 +54,7 @@ def train(
         with _quiet(), Tracked(config, reporter) as reporter:
             setup = set_up(config, train_examples, eval_examples, reporter)
             with Interrupts(setup.run.accelerator) as interrupts:
-                steps = _Steps(setup, interrupts)
+                steps = _Steps(setup, interrupts, tokenizer, judge)
                 steps.run()
                 _finish(setup, tokenizer, interrupts)
     except torch.OutOfMemoryError as error:
@@ -72,6 +74,8 @@ class _Steps:
 
     setup: Setup
     interrupts: Interrupts
+    tokenizer: Any
+    judge: Judge
     evaluated: dict[int, float | None] = field(default_factory=dict)
     """Held-out loss after each step at which it was computed."""
 
@@ -100,7 +104,11 @@ class _Steps:
         # Every rank must know what the main process, which reads the files, will not evaluate again.
         bad_steps = sum(NON_FINITE in row for row in self.metrics.kept)
         evaluated = {row["step"]: row["eval_loss"] for row in self.evaluations.kept}
-        self.evaluated, run.bad_steps = broadcast_object_list([evaluated, bad_steps])
+        self.evaluated, run.bad_steps, rows = broadcast_object_list([evaluated, bad_steps, self.evaluations.kept])
+        self.last = start
+        if self.judge.ranking:
+            for row in rows:
+                self.judge.ranking.add(row)
 
     def run(self) -> None:
         """All steps from the start step on. Raises Interrupted where a signal ends them early."""
@@ -111,8 +119,8 @@ class _Steps:
             if not start or _due(config.eval_steps, start):  # where an interrupted run left it out
                 self._held_out(start)
             asked = self.interrupts.asked()
-            while step < run.total_steps and not asked:
-                step += 1
+            while step < run.total_steps and not asked and not self._exhausted():
+                self.last = step = step + 1
                 self._step(step, saver)
                 if _due(config.eval_steps, step):
                     self._held_out(step)
@@ -120,7 +128,7 @@ class _Steps:
                 if not asked and _due(config.save_steps, step):
                     self._save(saver, step)
             if not asked:
-                self._held_out(run.total_steps)
+                self._held_out(step)
                 asked = self.interrupts.asked()
             if asked:
                 saver.wait()
@@ -140,7 +148,7 @@ class _Steps:
                 file.close()
 
     def result(self, seconds: float) -> TrainResult:
-        rows, last = self.metrics.kept, self.setup.run.total_steps
+        rows, last = self.metrics.kept, self.last
         return TrainResult(
             output=self.setup.run.config.output,
             steps=last,
@@ -174,11 +182,29 @@ class _Steps:
         found = evaluate(run, self.setup.eval_trees, self.interrupts.asked)
         if found is None:
             return
+        if self.judge.measure:
+            found |= self.judge.measure(self.setup.model, run.accelerator)
         row = {"step": step, "epoch": round(epochs_done(step, len(run.trees), run.config.batch_size), 6), **found}
         self.evaluated[step] = row["eval_loss"]
         self.evaluations.write(row)
         self._say_halved(row, f"in the evaluation after step {step}")
         self.setup.reporter.on_eval(row)
+        if self.judge.ranking and self.judge.ranking.add(row) and self.main:
+            self._keep_best(step)
+
+    def _keep_best(self, step: int) -> None:
+        """The model of the best evaluation so far, in output/best. One that cannot be written is a note."""
+        try:
+            save_model(self.setup.model, self.tokenizer, self.setup.output / "best")
+        except OSError as error:
+            self.setup.reporter.on_note(f"output/best: the model of step {step} cannot be written ({_line(error)}).")
+
+    def _exhausted(self) -> bool:
+        ranking = self.judge.ranking
+        if ranking is None or not ranking.exhausted:
+            return False
+        self.setup.reporter.on_note(f"Stopped after step {self.last}: the last evaluations were no better.")
+        return True
 
     def _save(self, saver: Saver, step: int) -> None:
         if self.main:

@@ -27,9 +27,3 @@ def qwen3(tuner: str = "full") -> Shape:
 @pytest.mark.parametrize(("pack", "peak"), PEAKS)
 def test_memory_is_within_15_percent_of_what_a_gpu_took(pack: int, peak: float) -> None:
     assert memory(qwen3(), pack).total / GIB == pytest.approx(peak, rel=0.15)
-
-
-if __name__ == "__main__":
-    for p, g in PEAKS:
-        m = memory(qwen3(), p)
-        print(p, g, m.total / GIB, m.total / GIB / g - 1, {k: getattr(m, k) / GIB for k in m.__slots__})
