@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from agentsft.encode.examples import Examples
 from agentsft.types import Conversation, Example
 
 
@@ -38,7 +39,7 @@ class Duplicates:
     """
 
     rows: Any = field(default_factory=_numbers)
-    sources: list[str] = field(default_factory=list)
+    sources: Any = field(default_factory=list)
     text: Any = field(default_factory=_numbers)
     targets: Any = field(default_factory=_numbers)
     id: Any = field(default_factory=_numbers)
@@ -59,6 +60,13 @@ class Duplicates:
         context, response = _context(conversation) if conversation and tree is not None else (0, 0)
         self.context.append(context)
         self.response.append(response)
+
+    def add_all(self, examples: Examples) -> None:
+        """Remember prepared rows, by digests that are kept with them; rows that `add` remembers have others."""
+        self.sources = examples.texts("source")
+        for mine, column in (("rows", "index"), ("text", "text"), ("targets", "targets"), ("id", "identity")):
+            setattr(self, mine, array("q", examples.column(column).tobytes()))
+        self.context = self.response = array("q", bytes(8 * len(examples)))
 
     def found(self) -> Iterator[Duplicate]:
         """Every repeated row, once for each kind, against the first row that it repeats."""

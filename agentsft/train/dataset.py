@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from agentsft.config import TrainConfig
-from agentsft.encode.cache import prepare_cached
+from agentsft.encode.cache import counted, prepare_cached
+from agentsft.encode.examples import Examples, collected
 from agentsft.encode.parallel import prepare_compact
 from agentsft.encode.prepare import Preparer
 from agentsft.errors import UserError
 from agentsft.train.ledger import Ledger
-from agentsft.types import Example
 
 
 @dataclass
 class Dataset:
     """What a run trains on, what it holds out, and what it lost."""
 
-    train: list[Example] = field(default_factory=list)
-    held_out: list[Example] = field(default_factory=list)
+    train: Examples = field(default_factory=lambda: Examples([]))
+    held_out: Examples = field(default_factory=lambda: Examples([]))
     ledger: Ledger = field(default_factory=Ledger)
     held_out_ledger: Ledger = field(default_factory=Ledger)
     """What of `eval_data` is left out; it is not part of ledger.jsonl, which is about training."""
@@ -42,11 +44,9 @@ def load_dataset(config: TrainConfig, preparer: Preparer, advance: Callable[[int
     if not config.data:
         raise UserError("no data: say --data PATH, or `data:` in the recipe.")
     dataset = Dataset()
-    examples = []
-    for example in _prepared(config, preparer, config.data, advance):
-        dataset.ledger.add(example)
-        if example.tree is not None:
-            examples.append(example)
+    examples = _prepared(config, preparer, config.data, advance)
+    dataset.ledger.add_all(examples)
+    examples = examples.select(examples.column("has_tree") == 1)
     if not examples:
         dataset.ledger.write(Path(config.output))
         worst = dataset.ledger.by_reason()[:1]
@@ -54,43 +54,33 @@ def load_dataset(config: TrainConfig, preparer: Preparer, advance: Callable[[int
         raise UserError(f"no row of {', '.join(config.data)} can be trained{cause}")
     dataset.train, dataset.held_out = _divided(examples, config.eval_share, config.seed)
     if config.eval_data:
-        for example in _prepared(config, preparer, config.eval_data, advance):
-            dataset.held_out_ledger.add(example)
-            if example.tree is not None:
-                dataset.held_out.append(example)
+        others = _prepared(config, preparer, config.eval_data, advance)
+        dataset.held_out_ledger.add_all(others)
+        dataset.held_out += others.select(others.column("has_tree") == 1)
     return dataset
 
 
 def _prepared(
     config: TrainConfig, preparer: Preparer, paths: list[str], advance: Callable[[int], None] | None
-) -> Iterator[Example]:
+) -> Examples:
     """Compact examples of the rows of `paths`."""
     if config.cache:
-        yield from prepare_cached(config, preparer, paths, advance)
-        return
-    for example in prepare_compact(config, preparer, paths):
-        yield example
-        if advance:
-            advance(1)
+        return prepare_cached(config, preparer, paths, advance)
+    return collected(counted(prepare_compact(config, preparer, paths), advance))
 
 
-def _divided(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+def _divided(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
     """Training and held-out examples; the latter are whole groups, about `share` of all."""
     if not share:
-        return examples, []
-    groups: dict[str | None, list[Example]] = {}
-    for example in examples:
-        groups.setdefault(example.task, []).append(example)
+        return examples, Examples([])
+    groups: dict[str | None, list[int]] = {}
+    for place, task in enumerate(examples.texts("task")):
+        groups.setdefault(task, []).append(place)
     names = list(groups)
     random.Random(seed).shuffle(names)
-    wanted, held_out = share * len(examples), set()
-    count = 0
+    wanted, chosen = share * len(examples), np.zeros(len(examples), bool)
     for name in names[:-1]:  # at least one group stays to be trained
-        if count >= wanted:
+        if chosen.sum() >= wanted:
             break
-        held_out.add(name)
-        count += len(groups[name])
-    return (
-        [example for example in examples if example.task not in held_out],
-        [example for example in examples if example.task in held_out],
-    )
+        chosen[groups[name]] = True
+    return examples.select(~chosen), examples.select(chosen)

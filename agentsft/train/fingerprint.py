@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from agentsft.config import TrainConfig
+from agentsft.encode.examples import Examples
 from agentsft.errors import UserError
-from agentsft.types import TokenTree
 
 MUST_MATCH = (
     "model",
@@ -55,17 +54,13 @@ MAY_CHANGE = (
 )
 
 
-def fingerprint(config: TrainConfig, trees: Iterable[TokenTree]) -> dict[str, Any]:
+def fingerprint(config: TrainConfig, examples: Examples) -> dict[str, Any]:
     """What must be the same for a run to go on: settings, and a digest of the training data's tokens and targets.
 
     Tokenizer, template and strategy are in the digest, through the tokens and weights that they give.
     """
-    digest = hashlib.sha256()
-    for tree in trees:
-        for array in (tree.input_ids, tree.subtree_end, tree.source, tree.token, tree.weight):
-            digest.update(len(array).to_bytes(8, "little"))
-            digest.update(array.tobytes())
-    return {name: getattr(config, name) for name in MUST_MATCH} | {"data": digest.hexdigest()}
+    mixed = {"data_weights": config.data_weights} if config.data_weights else {}
+    return {name: getattr(config, name) for name in MUST_MATCH} | mixed | {"data": examples.digest()}
 
 
 def check_fingerprint(where: str, state: dict[str, Any], expected: dict[str, Any], config: TrainConfig) -> None:

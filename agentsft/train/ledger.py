@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agentsft.encode.examples import Examples
 from agentsft.errors import UserError
 from agentsft.lint.duplicates import Duplicate, Duplicates
 from agentsft.types import Example
@@ -23,12 +24,24 @@ class Ledger:
     entries: list[dict[str, Any]] = field(default_factory=list)
     duplicates: Duplicates = field(default_factory=Duplicates)
 
+    def add_all(self, examples: Examples) -> None:
+        """Count the examples of a run or a share of it, and enter those of which anything is lost."""
+        self.rows += len(examples)
+        self.duplicates.add_all(examples)
+        self.trained_tokens += int(examples.column("target_count").sum())
+        self.lost_tokens += int(examples.column("lost_tokens").sum())
+        for example in examples.faulty():
+            self._enter(example)
+
     def add(self, example: Example) -> None:
         """Count an example, and enter it if anything of it is lost."""
         self.rows += 1
         self.duplicates.add(example)
         self.trained_tokens += 0 if example.tree is None else len(example.tree.source)
         self.lost_tokens += example.lost_tokens
+        self._enter(example)
+
+    def _enter(self, example: Example) -> None:
         fault = example.refusal or example.lost
         if fault is None:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from accelerate import Accelerator
 
 from agentsft.batch.collate import MicroBatch, collate
-from agentsft.batch.order import epochs_done, step_indices
+from agentsft.batch.order import epochs_done, step_indices, steps_per_epoch
 from agentsft.batch.pack import Pack, Planner, StepPlan
 from agentsft.config import TrainConfig
+from agentsft.data.mixture import GROUPS, Mixture, by_label, loss_by_source
 from agentsft.errors import UserError
 from agentsft.train.ahead import Ahead
 from agentsft.train.flops import Flops
@@ -52,14 +54,15 @@ class Run:
     accelerator: Accelerator
     module: Any
     optimizer: Any
-    trees: list[TokenTree]
+    trees: Sequence[TokenTree]
     planner: Planner
     multiple: int
     total_steps: int
     flops: Flops
     peak: float | None
     arrange: bool = False
-    sources: list[str] = field(default_factory=list)
+    sources: Sequence[str] = field(default_factory=list)
+    mixture: Mixture | None = None
     bad_steps: int = 0
     limit: int | None = None
     proven: int = 0
@@ -105,8 +108,15 @@ class Run:
         """Where the conversations of step number `step` come from."""
         return [self.sources[i] for i in self._indices(step)] if self.sources else []
 
+    @property
+    def epoch_size(self) -> int:
+        """Conversations of an epoch."""
+        return len(self.mixture) if self.mixture else len(self.trees)
+
     def _indices(self, step: int) -> np.ndarray:
-        return step_indices(self.config.seed, step, len(self.trees), self.config.batch_size)
+        n, batch_size = self.epoch_size, self.config.batch_size
+        places = step_indices(self.config.seed, step, n, batch_size)
+        return self.mixture.rows(step // steps_per_epoch(n, batch_size))[places] if self.mixture else places
 
     def denominator(self, plan: StepPlan) -> float:
         """What the sum of weight * nll over all ranks is divided by."""
@@ -119,14 +129,14 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     Its data, learning rate and random numbers depend on the seed and the step alone, so a resumed run repeats them.
     """
     started = time.perf_counter()
-    config, n = run.config, len(run.trees)
+    config, n = run.config, run.epoch_size
     prepared = run.prepared(step)
     plan = prepared.plan
     rate = learning_rate(config, step, run.total_steps)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
 
-    grad_norm, sums, halved, skipped = None, [0.0] * (1 + len(LABELS)), 0.0, "no trained tokens"
+    grad_norm, sums, halved, skipped = None, [0.0] * (1 + GROUPS), 0.0, "no trained tokens"
     if plan.num_items:
         sums_on_device = backward(run, plan, _seed(config.seed, step, run.accelerator.process_index))
         run.begin(step + 1)
@@ -145,11 +155,13 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
         "tokens_per_second": round(plan.tree_tokens / seconds, 1),
         "seconds": round(seconds, 4),
         "mfu": round(prepared.flops / seconds / run.peak, 4) if run.peak else None,
-        "loss_by_label": loss_by_label(sums[1:], plan.label_counts),
+        "loss_by_label": loss_by_label(by_label(sums[1:]), by_label(plan.label_counts)),
         "micro_batches": len(plan.packs),
         "computed_tokens": plan.tokens,
         "memory_gib": _peak_memory(run.accelerator.device),
     }
+    if run.mixture and run.mixture.told_apart:
+        row["loss_by_source"] = loss_by_source(sums[1:], plan.label_counts, run.mixture.paths)
     if halved:
         row["out_of_memory"] = int(halved)
     if not skipped:
@@ -185,14 +197,14 @@ def _update(run: Run) -> tuple[float, str]:
     return norm, "" if applied else "non-finite gradient"
 
 
-def evaluate(run: Run, trees: list[TokenTree], asked: Asked = lambda: 0) -> dict[str, Any] | None:
+def evaluate(run: Run, trees: Sequence[TokenTree], asked: Asked = lambda: 0) -> dict[str, Any] | None:
     """Held-out loss by the formula of training, over all ranks: eval_loss, eval_loss_by_label, eval_items, seconds.
 
     None where a signal asks the run to end before all is computed.
     """
     started = time.perf_counter()
     rank, batch_size = run.accelerator.process_index, max(run.config.batch_size, 64)
-    sums = torch.zeros(1 + len(LABELS), device=run.accelerator.device)
+    sums = torch.zeros(1 + GROUPS, device=run.accelerator.device)
     items, denominator, counts = 0, 0.0, np.zeros(len(LABELS), np.int64)
     run.module.eval()
     with torch.no_grad():
@@ -208,7 +220,7 @@ def evaluate(run: Run, trees: list[TokenTree], asked: Asked = lambda: 0) -> dict
     *total, halved = _reduced(run, sums)
     row = {
         "eval_loss": finite(total[0] / denominator) if denominator else None,
-        "eval_loss_by_label": loss_by_label(total[1:], counts),
+        "eval_loss_by_label": loss_by_label(by_label(total[1:]), counts),
         "eval_items": items,
         "seconds": round(time.perf_counter() - started, 4),
     }

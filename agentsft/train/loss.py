@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from agentsft.batch.collate import MicroBatch
-from agentsft.types import LABELS
+from agentsft.data.mixture import GROUPS
 
 CHUNK_BYTES = {"cpu": 1 << 27, "cuda": 1 << 30}
 """Logits of one chunk, by device: large enough that matrix products run at full speed."""
@@ -58,7 +58,7 @@ def chunk_rows(head: Head, device: torch.device) -> int:
 def chunked_loss(
     head: Head, hidden: torch.Tensor, batch: MicroBatch, chunk: int, compiled: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of weight * nll over the batch's targets, and the detached sum of nll by label, float32[len(LABELS)].
+    """Sum of weight * nll over the batch's targets, and the detached sum of nll by label, float32[GROUPS].
 
     `hidden` [u, d] are the hidden states at `batch.rows`; `head` gives logits [rows, vocab]. With gradients enabled,
     loss and gradients (of `hidden` and of the head's parameters) are computed together, at most `chunk` rows at a
@@ -154,7 +154,7 @@ class _Sums:
     def __init__(self, batch: MicroBatch, device: torch.device) -> None:
         self.batch = batch
         self.loss = torch.zeros((), device=device)
-        self.by_label = torch.zeros(len(LABELS), device=device)
+        self.by_label = torch.zeros(GROUPS, device=device)
 
     def add(self, logits: torch.Tensor, rows: slice, softmax: Softmax) -> tuple[torch.Tensor, float]:
         """Adds the chunk of `rows`; gives boost * d loss / d logits, and the boost.
@@ -214,5 +214,5 @@ def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: f
 def plain_loss(logits: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """The same two sums from logits [u, vocab] of `batch.rows`, for models whose head is not ours to repeat."""
     nll = -torch.log_softmax(logits, dim=-1, dtype=torch.float32)[batch.row, batch.token]
-    by_label = torch.zeros(len(LABELS), device=nll.device).index_add_(0, batch.label, nll.detach())
+    by_label = torch.zeros(GROUPS, device=nll.device).index_add_(0, batch.label, nll.detach())
     return (batch.weight * nll).sum() + 0.0 * logits.sum(), by_label

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,6 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def loss_by_label(nll: list[float], counts: np.ndarray) -> dict[str, float | None]:
+def loss_by_label(nll: Sequence[float] | np.ndarray, counts: np.ndarray) -> dict[str, float | None]:
     """Mean unweighted loss of each label that occurs, from the sums and counts by label."""
-    return {label: finite(nll[i] / int(counts[i])) for i, label in enumerate(LABELS) if counts[i]}
+    return {label: finite(float(nll[i]) / int(counts[i])) for i, label in enumerate(LABELS) if counts[i]}

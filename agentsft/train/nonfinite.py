@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def _gradients_are_finite(run: Run) -> bool:
     return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
 
 
-def ledger_entries(row: dict[str, Any], index_of: dict[str, tuple[int, int]]) -> list[dict[str, Any]]:
+def ledger_entries(row: dict[str, Any], index_of: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
     """The entries of ledger.jsonl for `row` of metrics.jsonl: all conversations of a skipped step, the culprits named.
 
     `index_of` gives the row number and the trained tokens of each source.

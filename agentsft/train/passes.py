@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from agentsft.batch.pack import Pack, StepPlan
+from agentsft.data.mixture import GROUPS
 from agentsft.train.memory import columns, divided, halve, out_of_memory, while_synchronising
-from agentsft.types import LABELS
 
 if TYPE_CHECKING:
     from agentsft.train.loop import Run
@@ -28,7 +28,7 @@ def backward(run: Run, plan: StepPlan, seed: int | None = None) -> torch.Tensor:
         if seed is not None:
             torch.manual_seed(seed)
         packs = [small for pack in plan.ranks[run.accelerator.process_index] for small in divided(pack, run.limit)]
-        sums = torch.zeros(1 + len(LABELS), device=run.accelerator.device)
+        sums = torch.zeros(1 + GROUPS, device=run.accelerator.device)
         failed = _all(run, packs, scale, sums)
         if failed is None:
             return sums

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from signal import Signals
@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from agentsft.batch.order import epochs_done
 from agentsft.config import TrainConfig
+from agentsft.encode.examples import RowOf
 from agentsft.errors import UserError
 from agentsft.recipe import dump_recipe
 from agentsft.train.card import write_card
@@ -38,8 +39,8 @@ from agentsft.types import Example
 def train(
     config: TrainConfig,
     tokenizer: Any,
-    train_examples: list[Example],
-    eval_examples: list[Example],
+    train_examples: Sequence[Example],
+    eval_examples: Sequence[Example],
     reporter: Reporter,
     judge: Judge = NONE,
 ) -> TrainResult:
@@ -93,8 +94,7 @@ class _Steps:
             RowsFile(output / f"{name}.jsonl" if self.main else None, until(start), reporter.on_note)
             for name in ("metrics", "evaluations")
         )
-        trained = zip(run.sources, self.setup.rows, run.trees, strict=True)
-        self.index_of = {source: (row, int((tree.weight > 0).sum())) for source, row, tree in trained}
+        self.index_of = RowOf(self.setup.examples)
         self.ledger = RowsFile(
             output / "ledger.jsonl" if self.main else None,
             lambda entry: entry.get("reason") not in (NON_FINITE, STEP_SKIPPED),
@@ -184,7 +184,7 @@ class _Steps:
             return
         if self.judge.measure:
             found |= self.judge.measure(self.setup.model, run.accelerator)
-        row = {"step": step, "epoch": round(epochs_done(step, len(run.trees), run.config.batch_size), 6), **found}
+        row = {"step": step, "epoch": round(epochs_done(step, run.epoch_size, run.config.batch_size), 6), **found}
         self.evaluated[step] = row["eval_loss"]
         self.evaluations.write(row)
         self._say_halved(row, f"in the evaluation after step {step}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from agentsft.batch.length import best_length
 from agentsft.batch.order import epochs_done, total_steps
 from agentsft.batch.pack import Planner, StepPlan
 from agentsft.config import TrainConfig
-from agentsft.encode.tree import split_tokens
+from agentsft.data.mixture import Marked, mixture_of
+from agentsft.encode.examples import Examples, collected
 from agentsft.errors import UserError
 from agentsft.train import checkpoint
 from agentsft.train.attention import FLEX_BLOCK, Attention
@@ -39,14 +41,14 @@ CPU_FILL = 1024
 
 @dataclass
 class Setup:
-    """What the steps of a run begin with: `rows` are the row numbers of its trees, `start_step` the steps done."""
+    """What the steps of a run begin with: `examples` are those of its trees, `start_step` the steps done."""
 
     run: Run
     model: Any
-    eval_trees: list[TokenTree]
+    eval_trees: Sequence[TokenTree]
     reporter: Reporter
     fingerprint: dict[str, Any]
-    rows: list[int]
+    examples: Examples
     start_step: int
 
     @property
@@ -61,7 +63,7 @@ class Setup:
         accelerator, config = self.run.accelerator, self.run.config
         return {
             "step": step,
-            "epoch": epochs_done(step, len(self.run.trees), config.batch_size),
+            "epoch": epochs_done(step, self.run.epoch_size, config.batch_size),
             "total_steps": self.run.total_steps,
             "world_size": accelerator.num_processes,
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
@@ -71,10 +73,12 @@ class Setup:
 
 
 def set_up(
-    config: TrainConfig, train_examples: list[Example], eval_examples: list[Example], reporter: Reporter
+    config: TrainConfig, train_examples: Sequence[Example], eval_examples: Sequence[Example], reporter: Reporter
 ) -> Setup:
     """Loads what `config` names, and the checkpoint to resume. Raises UserError for what does not fit."""
-    trees, eval_trees = _trees(train_examples), _trees(eval_examples)
+    examples, eval_trees = collected(train_examples), collected(eval_examples).trees
+    examples = examples.select(examples.column("has_tree") == 1)
+    trees: Sequence[TokenTree] = examples.trees
     if not trees:
         raise UserError("data: no conversation is left to train.")
     if config.learning_rate is None:
@@ -82,14 +86,17 @@ def set_up(
     accelerator, precision = _accelerator(config)
     device = accelerator.device
     resumed, passed_over = checkpoint.choose_checkpoint(config)
-    marks = fingerprint(config, trees)
+    marks = fingerprint(config, examples)
+    mixture = mixture_of(config.data, config.data_weights, config.seed, examples.texts("source"))
+    if mixture and mixture.told_apart:
+        trees = Marked(trees, mixture.source)
     state = checkpoint.load_state(resumed) if resumed else {"step": 0}
     if resumed:
         check_fingerprint(str(resumed), state, marks, config)
     reporter = reporter if accelerator.is_main_process else Silent()
     compiled = device.type == "cuda" if config.torch_compile is None else config.torch_compile
     model = load_model(config, device, precision, resumed)
-    longest = max(int(tree.position_ids.max()) + 1 for tree in trees + eval_trees)
+    longest = int(max(part.column("depth").max(initial=0) for part in (examples, eval_trees.examples)))
     layout = choose_layout(base_model(model), longest, config.layout == "split", config.attn_implementation, compiled)
     head = head_fault(base_model(model))
     notes = [*passed_over, *layout.notes, *([f"The model's own logits are used, since {head}."] if head else [])]
@@ -108,7 +115,8 @@ def set_up(
         if accelerator.is_main_process and config.resume_from_checkpoint:
             notes.append(checkpoint.set_abandoned_aside(Path(config.output), resumed))
 
-    steps = total_steps(len(trees), config.batch_size, config.num_train_epochs, config.max_steps)
+    epoch = len(mixture) if mixture else len(trees)
+    steps = total_steps(epoch, config.batch_size, config.num_train_epochs, config.max_steps)
     peak = peak_flops(device)
     run = Run(
         config=config,
@@ -122,24 +130,22 @@ def set_up(
         flops=flops,
         peak=peak * accelerator.num_processes if peak else None,
         arrange=layout.attention.mode == "flex",
-        sources=[example.source for example in train_examples if example.tree],
+        sources=examples.texts("source"),
+        mixture=mixture,
     )
-    _set_lengths(run, layout, eval_trees, compiled)
+    largest = int(max(part.column("tokens").max(initial=0) for part in (examples, eval_trees.examples)))
+    _set_lengths(run, layout, largest, compiled)
     plans = [run.plan(step) for step in range(min(steps, 20))]
     notes.append(_choose_kernel(run, layout.attention, plans[0], precision))
+    notes += mixture.notes() if mixture and config.data_weights else []
     for note in filter(None, notes):
         reporter.on_note(note)
-    rows = [example.index for example in train_examples if example.tree]
-    setup = Setup(run, model, eval_trees, reporter, marks, rows, int(state["step"]))
+    setup = Setup(run, model, eval_trees, reporter, marks, examples, int(state["step"]))
     summary = _summary(setup, layout, plans, precision, compiled)
     if accelerator.is_main_process:
         write_run_info(setup.output, summary)
     reporter.on_start(summary)
     return setup
-
-
-def _trees(examples: list[Example]) -> list[TokenTree]:
-    return [example.tree for example in examples if example.tree]
 
 
 def _accelerator(config: TrainConfig) -> tuple[Accelerator, str]:
@@ -164,14 +170,13 @@ def _planner(config: TrainConfig, layout: Layout, device: torch.device, world: i
     return Planner(budget, 1 if layout.alone else fill, world, layout.split, layout.rows, pair_cost, share)
 
 
-def _set_lengths(run: Run, layout: Layout, eval_trees: list[TokenTree], compiled: bool) -> None:
+def _set_lengths(run: Run, layout: Layout, largest: int, compiled: bool) -> None:
     """Choose what packs are filled and padded to: one length for compiled layers, whole blocks for flex attention."""
     if layout.attention.mode in ("sdpa", "eager", "rows"):
         return
     run.multiple = FLEX_BLOCK
     if compiled:
         steps = [run.trees_of(step) for step in range(min(run.total_steps, 8))]
-        largest = max(len(tree) for tree in [*run.trees, *eval_trees])
         run.multiple = best_length(run.planner, steps, largest, FLEX_BLOCK)
         run.planner = replace(run.planner, fill=min(run.multiple, run.planner.fill))
 
@@ -195,9 +200,9 @@ def _summary(setup: Setup, layout: Layout, plans: list[StepPlan], precision: str
     return Summary(
         conversations=len(run.trees),
         eval_conversations=len(setup.eval_trees),
-        tokens=sum(len(tree) for tree in run.trees),
-        trained_tokens=sum(int((tree.weight > 0).sum()) for tree in run.trees),
-        split_tokens=sum(split_tokens(tree) for tree in run.trees),
+        tokens=int(setup.examples.column("tokens").sum()),
+        trained_tokens=int(setup.examples.column("trained").sum()),
+        split_tokens=int(setup.examples.column("split").sum()),
         steps=run.total_steps,
         start_step=setup.start_step,
         batch_size=config.batch_size,
