@@ -6,6 +6,8 @@ memory, and its arithmetic in size, since a single operation on huge numbers can
 
 from __future__ import annotations
 
+import functools
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -20,6 +22,9 @@ RENDER_BYTES = 2 * 2**30
 _LARGEST_NUMBER = 4096  # bits of what is multiplied, divided or raised
 _LONGEST_REPEAT = 10**7  # characters or items
 _REFUSED = ("*", "**", "//", "%")
+
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_UNKNOWN = 2**62
 
 T = TypeVar("T")
 
@@ -69,16 +74,12 @@ def limited(work: Callable[[], T]) -> T:
     """What `work` returns. Raises LimitError when it takes more than `RENDER_SECONDS` or `RENDER_BYTES`.
 
     The bounds hold in the main thread, where signals arrive, and on systems that have timers and limits of address
-    space; elsewhere `work` just runs. They cost about 3 microseconds.
+    space; elsewhere `work` just runs. They cost some microseconds.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         return work()
     try:
-        try:
-            return _bounded(work)
-        except MemoryError:  # perhaps the process itself has grown since the ceiling was found
-            _ceiling.clear()
-            return _bounded(work)
+        return _bounded(work)
     except _Alarm:
         raise LimitError(f"took more than {RENDER_SECONDS:g} seconds") from None
     except MemoryError:
@@ -86,8 +87,6 @@ def limited(work: Callable[[], T]) -> T:
 
 
 _running = False
-_ceiling: list[tuple[int, int, int]] = []
-"""How high the address space may grow, and the process's own soft and hard limits; empty until they are looked up."""
 _before: Any = None  # whose alarms were handled here before
 
 
@@ -95,7 +94,10 @@ def _bounded(work: Callable[[], T]) -> T:
     global _running
     import resource
 
-    ceiling, soft, hard = _ceiling[0] if _ceiling else _look_up()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    # Found anew each time: under a ceiling that the process has outgrown not even its stack could grow.
+    most = _address_space() + RENDER_BYTES
+    ceiling = min(limit for limit in (most, soft, hard) if limit >= 0)
     timer = signal.setitimer(signal.ITIMER_REAL, RENDER_SECONDS, 1.0)
     try:
         resource.setrlimit(resource.RLIMIT_AS, (ceiling, hard))
@@ -124,14 +126,15 @@ def _take_alarms() -> None:
         _before = signal.signal(signal.SIGALRM, _ring)
 
 
-def _look_up() -> tuple[int, int, int]:
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+def _address_space() -> int:
+    """Bytes of address space that the process has taken, or very many where that is not known."""
     try:
-        with open("/proc/self/statm", "rb") as file:
-            most = int(file.read().split()[0]) * resource.getpagesize() + RENDER_BYTES
+        return int(os.pread(_statm(os.getpid()), 64, 0).split(None, 1)[0]) * _PAGE
     except OSError:
-        most = soft
-    _ceiling[:] = [(most if soft < 0 else min(most, soft), soft, hard)]
-    return _ceiling[0]
+        return _UNKNOWN
+
+
+@functools.lru_cache(maxsize=1)
+def _statm(process: int) -> int:
+    """The open file that tells of the memory of this process."""
+    return os.open(f"/proc/{process}/statm", os.O_RDONLY | os.O_CLOEXEC)

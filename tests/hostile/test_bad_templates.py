@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import subprocess
 import sys
 import time
@@ -60,7 +61,6 @@ def test_a_template_without_bounds_is_ended(
 ) -> None:
     monkeypatch.setattr(sandbox, "RENDER_SECONDS", 0.3)
     monkeypatch.setattr(sandbox, "RENDER_BYTES", 2**28)
-    monkeypatch.setattr(sandbox, "_ceiling", [])
     started = time.monotonic()
     outcome = check(data, smollm2, LIMITS[name])
     assert time.monotonic() - started < 10
@@ -107,3 +107,14 @@ except sandbox.LimitError as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.stderr == ""
     assert done.stdout == "took more than 0.2 seconds\n"
+
+
+def test_a_process_that_has_grown_renders_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "RENDER_BYTES", 64 * 2**20)
+    limited = sandbox.limited
+    assert limited(lambda: len(bytearray(2**20))) == 2**20
+    kept = [mmap.mmap(-1, 2**28) for _ in range(4)]
+    assert limited(lambda: len(bytearray(2**20))) == 2**20
+    with pytest.raises(sandbox.LimitError, match="memory"):
+        limited(lambda: len(bytearray(2**27)))
+    assert len(kept) == 4
