@@ -6,6 +6,8 @@ VENV ?= .venv
 TORCH ?= $(shell nvidia-smi >/dev/null 2>&1 && echo torch || echo torch==2.13.0)
 # Arguments for pytest, for instance ARGS="-k template -x".
 ARGS ?=
+# Processes that run the tests, whole files each.
+JOBS ?= 2
 # Budget of each fuzz target.
 FUZZ_SECONDS ?= 60
 
@@ -41,7 +43,7 @@ demo: $(READY) ## Fine-tune SmolLM2-135M on the example conversations and compar
 	$(BIN)/agentsft demo --output outputs/demo
 
 test: $(READY) ## Run the tests.
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(READY) ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -104,17 +104,18 @@ def merge_adapter(
     return exact, rounded, name
 
 
-def _load(path: str, dtype: torch.dtype, trust: bool) -> Any:
+def _load(path: str, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=trust).eval()
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code).eval()
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise UserError(f"model {path}: cannot be loaded ({_line(error)}).") from None
 
 
-def _saved_dtype(base: str, dtype: str, trust: bool) -> torch.dtype:
+def _saved_dtype(base: str, dtype: str, trust_remote_code: bool) -> torch.dtype:
     if dtype != "auto":
         return getattr(torch, dtype)
-    return getattr(AutoConfig.from_pretrained(base, trust_remote_code=trust), "dtype", None) or torch.float32
+    published = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+    return getattr(published, "dtype", None) or torch.float32
 
 
 @torch.no_grad()
