@@ -113,6 +113,7 @@ def run_check(
     warnings = lint.finish()
     if output_format == "json":
         found = {**totals.as_dict(), "warned": len(warnings.rows), "warnings": warnings.as_dict()}
+        found["unread_fields"] = dict(warnings.unread.most_common())
         print(json.dumps(found, ensure_ascii=False))
     else:
         _print(totals, warnings)

@@ -32,6 +32,8 @@ class Warnings:
     findings: Counter[str] = field(default_factory=Counter)
     rows_of: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+    unread: Counter[str] = field(default_factory=Counter)
+    """Fields of messages that hold something and that nothing reads, by how many messages have them."""
 
     def add(self, row: int, source: str, findings: Iterable[Finding]) -> None:
         """Count findings of a row; of each kind, one row gives one example."""
@@ -67,7 +69,8 @@ class RowLint:
     def __init__(self, config: DataConfig, preparer: Preparer, ignored: Iterable[str], show: int) -> None:
         self.warnings = Warnings(frozenset(ignored), show)
         self._linter = Linter(preparer.loss_scale, preparer.mask_history)
-        self._rows = iter(load_rows(replace(config, agent_format=None, reasoning="keep")))
+        as_it_stands = replace(config, agent_format=None, reasoning="keep")
+        self._rows = iter(load_rows(as_it_stands, unread=self.warnings.unread))
         self._duplicates = Duplicates()
 
     def add(self, example: Example) -> None:
@@ -100,6 +103,10 @@ def print_warnings(screen: Console, warnings: Warnings, strict: bool) -> None:
             screen.print(_indented(f"{example['source']}:{where} {example['detail']}", 2))
             if example["excerpt"]:
                 screen.print(_indented(example["excerpt"], 6, "dim"), no_wrap=True, overflow="ellipsis")
+    if warnings.unread:
+        names = ", ".join(f"{name} {count:,}" for name, count in warnings.unread.most_common(8))
+        screen.print()
+        screen.print(Text(printable(f"fields of messages that nothing reads, with the number of messages: {names}")))
     if warnings.rows and not strict:
         screen.print("\nWarnings do not fail the check: --strict makes them, --ignore KIND leaves a kind out.")
 

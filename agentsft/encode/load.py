@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,9 +54,10 @@ def preparer_settings(config: DataConfig, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def load_rows(config: DataConfig, paths: list[str] | None = None) -> Iterator[Row]:
-    """The rows of the settings' data, or of `paths`."""
-    return read_rows(config.data if paths is None else paths, config.data_format, config.reasoning, config.agent_format)
+def load_rows(config: DataConfig, paths: list[str] | None = None, unread: Counter[str] | None = None) -> Iterator[Row]:
+    """The rows of the settings' data, or of `paths`. `unread` counts the messages' fields that nothing reads."""
+    chosen = config.data if paths is None else paths
+    return read_rows(chosen, config.data_format, config.reasoning, config.agent_format, unread)
 
 
 def prepare_all(config: DataConfig, preparer: Preparer, paths: list[str] | None = None) -> Iterator[Example]:

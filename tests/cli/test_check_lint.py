@@ -148,3 +148,13 @@ def test_warnings_of_real_data_are_those_that_were_read_and_found_true(
         for kind in {finding.kind for finding in linter.row(one.conversation)}:
             kinds[kind] = kinds.get(kind, 0) + 1
     assert kinds == warned
+
+
+def test_fields_of_messages_that_nothing_reads_are_counted_and_said(tmp_path: Path, smollm2: Path) -> None:
+    said = [{"role": "user", "content": "Hi", "time": 3}, {"role": "assistant", "content": "Yes.", "reasonning": "b"}]
+    data = written(tmp_path / "rows.jsonl", [{"messages": said}, {"messages": said[:1] + said[1:]}, *ROWS[:1]])
+    found = json.loads(check(data, "-m", smollm2, "--format", "json").stdout)
+    assert found["unread_fields"] == {"time": 2, "reasonning": 2}
+    shown = " ".join(check(data, "-m", smollm2, "--strict", "--ignore", "duplicate_text").output.split())
+    assert "nothing reads" in shown
+    assert "time 2, reasonning 2" in shown
