@@ -119,7 +119,7 @@ class Template:
         return RowError("template_limit", f"the chat template {error}; mend the template, or this row if it is huge.")
 
 
-REUSE_FROM = 5
+REUSE_FROM = 12
 """Conversations of fewer turns are rendered plainly: it is faster."""
 
 

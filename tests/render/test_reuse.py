@@ -190,8 +190,8 @@ def test_a_rendering_runs_only_the_bodies_of_the_newest_messages(name: str, monk
     assert len(calls) <= len(marked) <= 5 * len(calls)
 
 
-def digits(last: str = "7") -> Conversation:
-    texts = [*(str(k) for k in range(7)), last]
+def digits(last: str = "77") -> Conversation:
+    texts = [*(str(k) for k in range(13)), last]
     return Conversation(tuple(Message(role, text) for text in texts for role in ("user", "assistant")))
 
 
@@ -206,9 +206,9 @@ def renderer_with(monkeypatch: pytest.MonkeyPatch, change: Any) -> Renderer:
 
 
 def test_a_wrong_last_text_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    renderer = renderer_with(monkeypatch, lambda text: text.replace("7", "8"))
+    renderer = renderer_with(monkeypatch, lambda text: text.replace("77", "88"))
     with pytest.raises(UserError, match="AGENTSFT_PLAIN_RENDERING=1"):
-        renderer.turns(digits(), range(1, 16, 2))
+        renderer.turns(digits(), range(1, 28, 2))
 
 
 def test_wrong_texts_before_the_last_stop_the_run_within_some_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,7 @@ def test_wrong_texts_before_the_last_stop_the_run_within_some_rows(monkeypatch: 
 
     def rows() -> None:
         for number in range(30):
-            renderer.turns(digits(f"last {number}"), range(1, 16, 2))
+            renderer.turns(digits(f"last {number}"), range(1, 28, 2))
 
     with pytest.raises(UserError, match="report this template"):
         rows()
