@@ -208,7 +208,8 @@ class WeightedLoss:
         """
         trainer: Any = self
         trainer.model_accepts_loss_kwargs = True
-        return super()._get_num_items_in_batch(batch_samples, device)  # type: ignore[misc]
+        base: Any = super()
+        return base._get_num_items_in_batch(batch_samples, device)
 
 
 def _preparer(model: Any, settings: dict[str, Any]) -> Preparer:

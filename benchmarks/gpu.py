@@ -23,10 +23,10 @@ import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from agentsft.train.card import versions
 from benchmarks.cases import Case, all_cases
 from benchmarks.random_model import SHAPES
 from benchmarks.report import latest, line, measure, tables
@@ -49,7 +49,7 @@ class Bench:
     def __post_init__(self) -> None:
         for name in ("logs", "cache", "data", "models"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self.facts = {"device": device_name(self.options.device), "code": code_digest(), "versions": versions()}
+        self.facts = {"device": device_name(self.options.device), "code": code_digest(), "versions": versions(PACKAGES)}
 
     def left(self) -> float:
         return self.deadline - time.time()
@@ -219,16 +219,6 @@ def device_name(device: str) -> str:
         return subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()[0]
     except (OSError, subprocess.SubprocessError, IndexError):
         return "unknown"
-
-
-def versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def parse() -> argparse.Namespace:

@@ -174,7 +174,7 @@ class Chat:
                     raise
                 whole = False
                 stopped.set()
-                pieces.close()  # type: ignore[attr-defined]
+                pieces.close()
                 break
         shown.end()
         return shown.text, whole

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class ChatModel:
 
     def stream(
         self, prompt: str, max_new_tokens: int, temperature: float | None, stopped: threading.Event
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """The answer to `prompt`, in pieces, without its stop token. It ends early once `stopped` is set.
 
         A `temperature` of 0 is greedy; None leaves the choice to the model's generation config, as servers do.

@@ -45,9 +45,9 @@ def run_merge(adapter: str, out: Path, model: str | None, data: list[str], rows:
         raise UserError(f"--dtype is one of {', '.join(_DTYPES)}; not {dtype!r}.")
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise UserError(f"--out: {out} is not empty; name another folder.")
-    from agentsft.train.adapter import adapter_base, merge_adapter
+    from agentsft.train.adapter import base_of, merge_adapter
 
-    base = adapter_base(adapter)  # also where --model replaces it: it says whether this is an adapter
+    base = base_of(adapter)  # also where --model replaces it: it says whether this is an adapter
     base = model or base
     own = (Path(adapter) / "tokenizer_config.json").is_file()
     config = _settings(adapter, base, data, trust)

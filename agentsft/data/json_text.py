@@ -22,7 +22,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def repeated(pairs: list[tuple[str, Any]]) -> str:
     """The first key that is in `pairs` a second time; the empty text where none is."""
     seen: set[str] = set()
-    return next((key for key, _ in pairs if key in seen or seen.add(key)), "")  # type: ignore[func-returns-value]
+    for key, _ in pairs:
+        if key in seen:
+            return key
+        seen.add(key)
+    return ""
 
 
 def _constant(name: str) -> NoReturn:
@@ -39,7 +43,7 @@ def _float(text: str) -> float:
 STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
 LENIENT = json.JSONDecoder(parse_int=len)  # finds where a value ends; its numbers are never used
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_SPACE = re.compile(r"[ \t\n\r]*")
+_NO_SPACE = re.compile(r"[^ \t\n\r]")
 
 
 def parse_json(text: str) -> Any:
@@ -54,7 +58,8 @@ def parse_json(text: str) -> Any:
 
 def skip_space(text: str, position: int) -> int:
     """The position of the next character that is no JSON white space."""
-    return _SPACE.match(text, position).end()  # type: ignore[union-attr]  # matches the empty string too
+    found = _NO_SPACE.search(text, position)
+    return found.start() if found else len(text)
 
 
 def list_elements(text: str, start: int, alone: bool = True) -> Iterator[tuple[Any, ValueError | None]]:

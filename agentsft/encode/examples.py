@@ -127,8 +127,6 @@ class Texts(Sequence[Any]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Texts) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 class Trees(Sequence[TokenTree]):
     """The trees of examples that all have one. A slice is a list."""

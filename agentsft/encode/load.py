@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from agentsft.config import DataConfig
@@ -52,6 +54,20 @@ def preparer_settings(config: DataConfig, tokenizer: Any) -> dict[str, Any]:
         "max_length": config.max_length or _longest_context(config, tokenizer),
         "overflow": config.overflow,
     }
+
+
+def adapter_base(model: str) -> str | None:
+    """The base model of an adapter's folder; None for any other model. Raises UserError for a damaged folder."""
+    path = Path(model) / "adapter_config.json"
+    if not path.is_file():
+        return None
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if not isinstance(base, str) or not base:
+            raise TypeError("it is no text")
+        return base
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: no base_model_name_or_path can be read ({error}); mend it.") from None
 
 
 def load_rows(config: DataConfig, paths: list[str] | None = None, unread: Counter[str] | None = None) -> Iterator[Row]:

@@ -170,7 +170,8 @@ def _received(state: bytes) -> Preparer:
     Transformers imports torch where it finds it, which takes longer than all the rest and is not needed here.
     """
     if "torch" not in sys.modules:
-        sys.modules["torch"] = None  # type: ignore[assignment]
+        modules: dict[str, Any] = sys.modules
+        modules["torch"] = None
         os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # not to say that models would need torch
     tokenizer, settings = pickle.loads(state)  # noqa: S301 (from the main process's own pipe)
     return Preparer(tokenizer, **settings)

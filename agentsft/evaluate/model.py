@@ -9,26 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from agentsft.data.agent_format import AGENT_FORMATS
-from agentsft.encode.load import load_preparer, load_tokenizer
+from agentsft.encode.load import adapter_base, load_preparer, load_tokenizer
 from agentsft.encode.prepare import Preparer
 from agentsft.errors import UserError
 from agentsft.evaluate.settings import EvalConfig
 
 _SAMPLES, _SAMPLE = 64, 4096
-
-
-def adapter_base(model: str) -> str | None:
-    """The base model of an adapter's folder; None for any other model. Raises UserError for a damaged folder."""
-    path = Path(model) / "adapter_config.json"
-    if not path.is_file():
-        return None
-    try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-        if not isinstance(base, str) or not base:
-            raise TypeError("it is no text")
-        return base
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: no base_model_name_or_path can be read ({error}); mend it.") from None
 
 
 def with_saved_format(config: EvalConfig) -> tuple[EvalConfig, str]:

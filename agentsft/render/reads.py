@@ -35,9 +35,9 @@ class Reads:
             and not (loop.recursive or loop.test or loop.else_)
             and any(isinstance(node, nodes.Output) for part in loop.body for node in all_nodes(part))
         )
-        if not self.understood:
+        if not self.understood or not isinstance(loop.target, nodes.Name):
             return
-        self._target: str = loop.target.name  # type: ignore[attr-defined]
+        self._target: str = loop.target.name
         self._macros = macros
         self._macro_names = frozenset(macros)
         inside = [node for part in loop.body for node in all_nodes(part)]

@@ -200,7 +200,9 @@ def _outer_loops(body: Sequence[nodes.Node]) -> Iterator[nodes.For]:
 
 def _ask_first(loop: nodes.For, places: Places, number: int) -> None:
     """Write before a loop's body: where messages can be skipped, their text and `continue`."""
-    message, state = nodes.Name(loop.target.name, "load"), nodes.Name("loop", "load")  # type: ignore[attr-defined]
+    assert isinstance(loop.target, nodes.Name)  # others are not understood
+    assert loop.environment is not None  # as the parser made it
+    message, state = nodes.Name(loop.target.name, "load"), nodes.Name("loop", "load")
 
     def ask(value: nodes.Expr, name: str, *arguments: Any) -> nodes.Filter:
         return nodes.Filter(value, name, [nodes.Const(one) for one in arguments], [], None, None)
@@ -211,4 +213,4 @@ def _ask_first(loop: nodes.For, places: Places, number: int) -> None:
     skip = nodes.And(here, ask(values, _SKIP, number, offsets, places.ahead))
     taken: list[nodes.Node] = [nodes.Output([ask(message, _TEXT)]), nodes.Continue()]
     loop.body = [nodes.If(skip, taken, [], []), nodes.Output([ask(message, _MARK, number)]), *loop.body]
-    loop.set_lineno(loop.lineno).set_environment(loop.environment)  # type: ignore[arg-type]
+    loop.set_lineno(loop.lineno).set_environment(loop.environment)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from agentsft.encode.load import adapter_base
 from agentsft.errors import UserError
 from agentsft.train.saving import save_model
 
@@ -35,18 +35,12 @@ class Difference:
     same_top: float
 
 
-def adapter_base(adapter: str) -> str:
+def base_of(adapter: str) -> str:
     """The base model that an adapter's folder names. Raises UserError where it is no folder of an adapter."""
-    path = Path(adapter) / "adapter_config.json"
-    if not (Path(adapter) / "adapter_model.safetensors").is_file():
+    base = adapter_base(adapter)
+    if base is None or not (Path(adapter) / "adapter_model.safetensors").is_file():
         raise UserError(f"{adapter}: no adapter_model.safetensors is there; give the output folder of a LoRA run.")
-    try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-        if not isinstance(base, str) or not base:
-            raise TypeError("it is no text")
-        return base
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: no base_model_name_or_path can be read ({error}); say --model BASE.") from None
+    return base
 
 
 def merge_adapter(

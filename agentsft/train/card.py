@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -38,10 +38,10 @@ _PATHS = ("model", "data", "eval_data", "chat_template")
 _NOT_SHOWN = (*WITHOUT_EFFECT, "cache", "num_proc", "save_steps", "save_total_limit")
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes: agentsft, Python, and those of `PACKAGES` that are installed."""
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Versions of what computes: agentsft, Python, and those of `packages` that are installed."""
     found = {"agentsft": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

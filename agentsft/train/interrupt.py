@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ class Interrupted(BaseException):
         self.said = said
 
 
-class _Handlers:
+class _Handlers(ABC):
     """While entered, SIGTERM and SIGINT call `_caught`. Outside the main thread, where Python allows no handlers,
     nothing is caught; nor is what the process was told to ignore, as a shell does with Ctrl-C for its background.
     """
@@ -59,8 +60,9 @@ class _Handlers:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
+    @abstractmethod
     def _caught(self, number: int) -> None:
-        raise NotImplementedError
+        """What signal number `number` does in this process."""
 
 
 class AtOnce(_Handlers):

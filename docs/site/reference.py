@@ -10,7 +10,7 @@ import typer
 
 from agentsft.cli.app import app
 from agentsft.cli.guide import EXAMPLES, EXIT_CODES, PANELS
-from agentsft.cli.help import Section, sections, usage
+from agentsft.cli.help import sections, usage
 
 PAGE = Path(__file__).resolve().parents[1] / "cli.md"
 HEAD = """\
@@ -42,8 +42,8 @@ def page() -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _section(title: str, rows: Section | list[tuple[str, str]]) -> str:
-    return _table((title, ""), [(f"`{typed}`", does) for typed, does in rows])  # type: ignore[misc]
+def _section(title: str, rows: list[tuple[str, str]]) -> str:
+    return _table((title, ""), [(f"`{typed}`", does) for typed, does in rows])
 
 
 def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> str:

@@ -70,10 +70,11 @@ def talk(model: ChatModel, *lines: Any, interactive: bool = True, system: str | 
             raise given.pop(0)
         return given.pop(0)
 
-    screen = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=80, highlight=False)
+    shown = io.StringIO()
+    screen = Console(file=shown, force_terminal=True, color_system="truecolor", width=80, highlight=False)
     chat = Chat(model, screen, interactive, system, 64, 0.0, read)
     chat.run()
-    return chat, screen.file.getvalue()  # type: ignore[attr-defined]
+    return chat, shown.getvalue()
 
 
 def plain(text: str) -> str:
@@ -193,20 +194,20 @@ def test_unknown_commands_show_the_few_there_are(smollm2_tokenizer: Any, line: s
 )
 def test_all_text_is_shown_once_however_it_comes(parts: list[str], size: int) -> None:
     text = "".join(parts)
-    screen = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=200, highlight=False)
-    shown = Shown(screen, "")
+    written = io.StringIO()
+    shown = Shown(Console(file=written, force_terminal=True, color_system=None, width=200, highlight=False), "")
     for start in range(0, len(text), size):
         shown.add(text[start : start + size])
     shown.end()
-    assert plain(screen.file.getvalue()).strip() == text.strip()  # type: ignore[attr-defined]
+    assert plain(written.getvalue()).strip() == text.strip()
 
 
 def test_what_a_model_writes_cannot_steer_the_terminal() -> None:
-    screen = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=80, highlight=False)
-    shown = Shown(screen, "")
+    written = io.StringIO()
+    shown = Shown(Console(file=written, force_terminal=True, color_system="truecolor", width=80, highlight=False), "")
     shown.add('\x1b]0;title\x07 <tool_call>\n{"name": "f\\u001b[2J", "arguments": {"a": "\\u001b[2J"}}\n</tool_call>')
     shown.end()
-    output = screen.file.getvalue()  # type: ignore[attr-defined]
+    output = written.getvalue()
     assert "\x1b]" not in output
     assert "\x1b[2J" not in output
     assert "\x07" not in output

@@ -29,7 +29,8 @@ from agentsft.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = str(ROOT / "examples" / "data" / "react_eval.jsonl")
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+GROUP: Any = typer.main.get_command(app)
+COMMANDS: dict[str, Any] = GROUP.commands
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -148,8 +149,7 @@ def test_a_mistyped_or_foreign_name_gets_the_right_one(
 
 
 def test_underscores_in_flags_are_hyphens_but_values_keep_theirs() -> None:
-    program = typer.main.get_command(app)
-    parent = program.make_context("agentsft", ["train"])  # type: ignore[attr-defined]
+    parent = GROUP.make_context("agentsft", ["train"])
     flags = ["--loss_scale", "last_round", "--overflow", "drop_turns", "--no_mask_history"]
     context = COMMANDS["train"].make_context("train", flags, parent=parent)
     given = {name: getattr(value, "value", value) for name, value in context.params.items()}

@@ -19,7 +19,8 @@ from agentsft.cli.app import app
 from agentsft.config import TrainConfig, build
 from tests.docs.blocks import PAGES, ROOT, anchors, command_lines, fenced, links, text_of
 
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+GROUP: Any = typer.main.get_command(app)
+COMMANDS: dict[str, Any] = GROUP.commands
 LINES = [(page.name, line) for page in PAGES for line in command_lines(page)]
 RUNNABLE = ["python-api.md", "add-a-strategy.md", "add-a-format.md"]
 

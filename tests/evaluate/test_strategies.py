@@ -72,7 +72,7 @@ def test_the_table_has_means_over_seeds_and_paired_differences(tmp_path: Path) -
     stops = next(line for line in lines if line.startswith("| stops"))
     cells = [cell.strip() for cell in stops.split("|")[2:-1]]
     assert cells[0] == "200"
-    values = [float(re.match(r"[\d.]+", cell)[0]) for cell in cells[1:]]  # type: ignore[index]
+    values = [float(number) for cell in cells[1:] for number in re.findall(r"^[\d.]+", cell)]
     assert values == [40.0, 40.0, 50.0]
     low, high = map(float, re.findall(r"Δ ([+-][\d.]+) to ([+-][\d.]+)", cells[3])[0])
     assert (low, high) == (0.0, 20.0)  # the seeds differ by 20 points, the conversations not at all

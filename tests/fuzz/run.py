@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import time
+from typing import Any
 
 from tests.assets import CACHE
 
@@ -97,7 +98,8 @@ def _fuzz(name: str, seconds: int) -> None:
         for number, seed in enumerate(_seeds(name)):
             (corpus / f"seed-{number}").write_bytes(seed)
     else:
-        feed = test.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
+        handle: Any = test
+        feed = handle.hypothesis.fuzz_one_input
     # A search of a pattern may take its half second, and a first input loads a tokenizer.
     flags = [
         f"-max_total_time={seconds - seconds // 4}",

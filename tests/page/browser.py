@@ -115,15 +115,26 @@ class Browser:
             time.sleep(0.02)
 
     def box(self, selector: str) -> tuple[float, float]:
-        """A point of the first line of the element, in the window; scrolled to if it is outside."""
+        """A point of the first line of the element, in the window; scrolled to if it is outside.
+
+        Blocks get their height as they come into view and move what is behind them: it is looked at until it has
+        stayed in its place and is what a click there would hit.
+        """
         element = f"document.querySelector({json.dumps(selector)})"
-        for _ in range(3):  # blocks get their height as they come into view, and move what is behind them
+        look = f"""new Promise(done => requestAnimationFrame(() => setTimeout(() => {{
+            const e = {element}, b = e.getClientRects()[0];
+            const at = [b.left + Math.min(b.width / 2, 8), b.top + b.height / 2];
+            done([...at, e.contains(document.elementFromPoint(...at))]);
+        }}, 20)))"""
+        before, end = None, time.monotonic() + 10
+        while True:
             self.js(f"{element}.scrollIntoView({{block: 'center'}})")
-            self.js("new Promise(done => requestAnimationFrame(() => setTimeout(done, 20)))")
-        found = self.js(
-            f"(b => [b.left + Math.min(b.width / 2, 8), b.top + b.height / 2])({element}.getClientRects()[0])"
-        )
-        return found[0], found[1]
+            x, y, hit = found = self.js(look)
+            if found == before and hit:
+                return x, y
+            if time.monotonic() > end:
+                raise TimeoutError(f"{selector} does not come to rest in sight: {found}")
+            before = found
 
     def hover(self, selector: str) -> None:
         """Move the mouse onto an element."""

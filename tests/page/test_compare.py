@@ -61,8 +61,10 @@ def test_both_strategies_keep_all_their_targets_on_one_tree(
         assert set(example.tree.input_ids.tolist()) <= set(found.view.ids.tolist())
     assert found.changed.any() == (sorted(found.groups()) != sorted((a, b, b) for a, b, _ in found.groups()))
     if one.turns and len(one.turns) == len(two.turns):
-        assert np.array_equal(one.tree.input_ids, two.tree.input_ids)  # type: ignore[union-attr]
-        assert np.array_equal(found.view.ids, one.tree.input_ids)  # type: ignore[union-attr]
+        assert one.tree is not None
+        assert two.tree is not None
+        assert np.array_equal(one.tree.input_ids, two.tree.input_ids)
+        assert np.array_equal(found.view.ids, one.tree.input_ids)
 
 
 @settings(max_examples=20, deadline=None)

@@ -79,8 +79,8 @@ def test_the_card_holds_fingerprint_strategy_losses_results_and_versions(tmp_pat
     assert "7 conversations trained, 2 held out; 400 of 900 tokens are targets" in text
     for version in read_run(tmp_path / "run").info["versions"].values():
         assert version in text
-    recipe = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])  # type: ignore[index]
-    assert recipe == {"model": "org/base", "data": ["rows.jsonl"], "loss_scale": "react"}
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert yaml.safe_load(recipe) == {"model": "org/base", "data": ["rows.jsonl"], "loss_scale": "react"}
     assert "| held-out loss | 1.2000 |" in text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,9 @@ class FullDisk(Recorder):
         self.limit = limit
 
     def on_step(self, row: dict[str, Any]) -> None:
+        for thread in threading.enumerate():
+            if thread.name == "saver":  # the checkpoint in work is written under the limit of its own step
+                thread.join()
         allowed = self.limit if 3 <= row["step"] < 6 else resource.RLIM_INFINITY
         resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, resource.RLIM_INFINITY))
 
