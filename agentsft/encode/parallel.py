@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import multiprocessing
 import os
 import pickle
@@ -16,7 +17,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -43,17 +44,21 @@ def prepare_compact(
     are new interpreters (no forks), so a script that calls this needs the usual `if __name__ == "__main__":`. The
     examples do not depend on the number of processes. Raises UserError as `Preparer.prepare` and reading do.
     """
-    batches = _batches(islice(load_rows(config, paths), skip, None))
+    rows = islice(load_rows(config, paths), skip, None)
     processes = config.num_proc or default_processes()
     if config.num_proc is None or processes == 1:
-        stop = time.monotonic() + ALONE_SECONDS
-        for batch in batches:
-            yield from map(compact, preparer.prepare(batch))
-            if processes > 1 and time.monotonic() > stop:
-                break
-        else:
-            return
-    yield from _prepare_with(processes - 1, config, preparer, batches)
+        seconds = ALONE_SECONDS if processes > 1 else math.inf
+        yield from map(compact, preparer.prepare(_for_seconds(rows, seconds)))
+    batches = _batches(rows)
+    if first := next(batches, None):
+        yield from _prepare_with(processes - 1, config, preparer, chain([first], batches))
+
+
+def _for_seconds(rows: Iterator[Row], seconds: float) -> Iterator[Row]:
+    """The first of `rows`, until so many seconds are over; what is left stays in `rows`."""
+    stop = time.monotonic() + seconds
+    while time.monotonic() < stop and (row := next(rows, None)):
+        yield row
 
 
 def default_processes() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -24,7 +25,7 @@ from agentsft.types import Conversation, Example, Refusal, Row, Sequence, Turn
 from agentsft.weigh.loss_scale import LossScale, parse_loss_scale
 from agentsft.weigh.select import check_combination, query_of, response_spans, trained_messages
 
-_BATCH = 64
+_BATCH = 32
 
 
 @dataclass(slots=True)
@@ -69,13 +70,21 @@ class Preparer:
         self.overflow = overflow
 
     def prepare(self, rows: Iterable[Row]) -> Iterator[Example]:
-        """One example a row, in order. Raises UserError only for an over-long row under `overflow="error"`."""
-        rows = iter(rows)
-        while batch := list(islice(rows, _BATCH)):
-            for example in self._prepare_batch(batch):
-                yield with_loss_counted(
-                    example, self.tokenizer.backend_tokenizer, self.loss_scale.base, self.mask_history
-                )
+        """One example a row, in order. Raises UserError only for an over-long row under `overflow="error"`.
+
+        Rows are read ahead: while a thread encodes the texts of one batch, the next is rendered, the last finished.
+        """
+        drafts: list[_Draft | Example] = []
+        encoding: Future[Any] | None = None
+        with ThreadPoolExecutor(1, "encode") as thread:
+            for batch in _batches(rows):
+                following = [self._draft(row) for row in batch]
+                if encoding is not None:
+                    encoding.result()
+                encoding = thread.submit(self.encoder.learn, self._texts(following))
+                yield from self._examples(drafts)
+                drafts = following
+        yield from self._examples(drafts)
 
     def leaves(self, example: Example) -> list[Turn]:
         """The turn that ends each root-to-leaf path of an example's tree, in the order of the paths."""
@@ -98,17 +107,21 @@ class Preparer:
         response = self.encoder.encode_responses([turn])[0].ids
         return np.concatenate([self.encoder.encode_prompt(turn.prompt), response])
 
-    def _prepare_batch(self, rows: list[Row]) -> Iterator[Example]:
-        drafts = [self._draft(row) for row in rows]
+    def _texts(self, drafts: list[_Draft | Example]) -> list[str]:
+        """What there is to encode, in chunks."""
         good = [draft for draft in drafts if isinstance(draft, _Draft)]
-        self.encoder.learn(chunk for draft in good for chunks in draft.chunks for chunk in chunks)
-        turns = [turn for draft in good for turn in draft.turns]
+        prompts = [chunk for draft in good for chunks in draft.chunks for chunk in chunks]
+        return prompts + self.encoder.response_chunks([turn for draft in good for turn in draft.turns])
+
+    def _examples(self, drafts: list[_Draft | Example]) -> Iterator[Example]:
+        turns = [turn for draft in drafts if isinstance(draft, _Draft) for turn in draft.turns]
         encoded = iter(self.encoder.encode_responses(turns))
         for draft in drafts:
-            if isinstance(draft, Example):
-                yield draft
+            if isinstance(draft, _Draft):
+                example = self._example(draft, list(islice(encoded, len(draft.turns))))
             else:
-                yield self._example(draft, list(islice(encoded, len(draft.turns))))
+                example = draft
+            yield with_loss_counted(example, self.tokenizer.backend_tokenizer, self.loss_scale.base, self.mask_history)
 
     def _draft(self, row: Row) -> _Draft | Example:
         if row.conversation is None:
@@ -208,6 +221,12 @@ class Preparer:
         if self.overflow == "error":
             raise UserError(f"{row.source}: message {message}: {detail}; raise max_length, or choose another overflow.")
         return Refusal("too_long", detail + "; raise max_length to keep it.", message)
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    rows = iter(rows)
+    while batch := list(islice(rows, _BATCH)):
+        yield batch
 
 
 def _refused(row: Row, error: RowError) -> Example:

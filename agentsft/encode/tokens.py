@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from agentsft.encode.bytelevel import TokenBytes
+from agentsft.encode.pretokens import LONGEST_HEADER, cut_header, line_ends
 from agentsft.errors import UserError
 from agentsft.render.probe import token_pattern
 from agentsft.types import Turn
@@ -58,7 +59,8 @@ class ChunkEncoder:
             for token in added
             if not (token.lstrip or token.rstrip or token.single_word or (token.normalized and normalizes))
         }
-        self._longest = max((len(token.content) for token in added), default=0)
+        self._longest = max([LONGEST_HEADER + 1, *(len(token.content) for token in added)])
+        self._line_ends = line_ends(self._backend)
         self._ids: dict[str, np.ndarray] = {}
         self._characters = 0
         self._bytes = TokenBytes.of(self._backend)
@@ -66,15 +68,28 @@ class ChunkEncoder:
         self.chunked = self._obeys()
 
     def chunks(self, text: str) -> list[str]:
-        """`text` cut before each border token, so that every chunk but the first begins with one."""
+        """`text` cut before each border token, and behind the line that one opens where that is exact.
+
+        So what a message says is one chunk, whatever stands before it: the header of the history, or the place where
+        sampling starts.
+        """
         if not self.chunked:
             return [text] if text else []
-        cuts = [0]
-        cuts += [
-            match.start() for match in self._all.finditer(text) if match.group() in self._borders and match.start()
-        ]
+        cuts, at = [0], 0
+        for match in self._all.finditer(text):
+            if match.group() not in self._borders:
+                continue
+            start = match.start()
+            cuts += self._behind(text, at, start)
+            cuts.append(start)
+            at = match.end()
+        cuts += self._behind(text, at, len(text))
         cuts.append(len(text))
         return [text[a:b] for a, b in pairwise(cuts) if b > a]
+
+    def _behind(self, text: str, first: int, end: int) -> list[int]:
+        """Where text[first:end] behind a border token is cut; `first` is 0 where none comes before."""
+        return [cut_header(text, first, end, self._line_ends)] if first and self._plain_start else []
 
     def chunks_after(self, before: str, chunks: Sequence[str], text: str) -> list[str]:
         """The chunks of `text`, given those of a text `before` it: only what the two do not share is cut anew."""
@@ -85,19 +100,23 @@ class ChunkEncoder:
         kept = min(bisect_right(ends, safe), len(chunks) - 1)
         return [*chunks[:kept], *self.chunks(text[ends[kept - 1] if kept else 0 :])]
 
-    def learn(self, chunks: Iterable[str]) -> None:
-        """Encode those chunks that are not known yet, in one parallel call."""
-        wanted = dict.fromkeys(chunks)
-        missing = [chunk for chunk in wanted if chunk not in self._ids]
+    def learn(self, chunks: Iterable[str]) -> dict[str, np.ndarray]:
+        """Ids int32[n] of chunks, these among them; those not known yet are encoded, in one parallel call.
+
+        Threads may call it at once: what is known is replaced when there is too much of it, and never emptied.
+        """
+        known, wanted = self._ids, dict.fromkeys(chunks)
+        missing = [chunk for chunk in wanted if chunk not in known]
         if not missing:
-            return
+            return known
         self._characters += sum(map(len, missing))
         if self._characters > _CACHED_CHARACTERS:
-            self._ids.clear()
+            known = self._ids = {}
             missing = list(wanted)
             self._characters = sum(map(len, missing))
         for chunk, encoding in zip(missing, self._encode_batch_fast(missing), strict=True):
-            self._ids[chunk] = np.array(encoding.ids, dtype=np.int32)
+            known[chunk] = np.array(encoding.ids, dtype=np.int32)
+        return known
 
     def ids_of(self, chunks: Sequence[str]) -> np.ndarray:
         """int32[n]: the ids of a text given as chunks."""
@@ -107,7 +126,7 @@ class ChunkEncoder:
         try:
             return np.concatenate([known[chunk] for chunk in chunks])
         except KeyError:
-            self.learn(chunks)
+            known = self.learn(chunks)
             return np.concatenate([known[chunk] for chunk in chunks])
 
     def encode_prompt(self, text: str) -> np.ndarray:
@@ -122,17 +141,27 @@ class ChunkEncoder:
         texts = [turn.response + turn.suffix for turn in turns]
         if self._bytes is None:
             return self._encode_by_offsets(texts)
-        skip = 1 if self._lead else 0
         out: list[Encoded] = []
-        for text, encoding in zip(texts, self._encode_batch_fast([self._lead + text for text in texts]), strict=True):
-            numbers = encoding.ids[skip:]
+        for text, ids in zip(texts, self._response_ids(texts), strict=True):
             data = text.encode()
-            if self._bytes.join(numbers) != data:
+            if self._bytes.join(ids.tolist()) == data:
+                out.append(Encoded(ids, *self._bytes.offsets(ids, text, data)))
+            else:
                 out += self._encode_by_offsets([text])
-                continue
-            ids = np.array(numbers, dtype=np.int32)
-            out.append(Encoded(ids, *self._bytes.offsets(ids, text, data)))
         return out
+
+    def response_chunks(self, turns: Sequence[Turn]) -> list[str]:
+        """What `encode_responses` looks up, for `learn`; nothing where responses need an encoding of their own."""
+        if not (self.chunked and self._plain_start):
+            return []
+        return [chunk for turn in turns for chunk in self.chunks(turn.response + turn.suffix)]
+
+    def _response_ids(self, texts: list[str]) -> list[np.ndarray]:
+        if self.chunked and self._plain_start:
+            return [self.encode_prompt(text) for text in texts]
+        skip = 1 if self._lead else 0
+        encoded = self._encode_batch_fast([self._lead + text for text in texts])
+        return [np.array(one.ids[skip:], dtype=np.int32) for one in encoded]
 
     def _encode_by_offsets(self, texts: list[str]) -> list[Encoded]:
         """The general way, for tokenizers that are not byte-level and texts that their normalizer changes."""
@@ -158,14 +187,15 @@ class ChunkEncoder:
 
     def _obeys(self) -> bool:
         """Whether chunks and whole text give the same ids for a trial, and what to lead a response with."""
-        self._lead = ""
+        self._lead, self._plain_start = "", False
         one = self._backend.encode(_TRIAL, add_special_tokens=False).ids
         if self._sentinel is None:
             return False
         led = self._backend.encode(self._sentinel + _TRIAL, add_special_tokens=False).ids
-        if led[1:] != one and len(led) > 1:
+        self._plain_start = led[1:] == one
+        if not self._plain_start and len(led) > 1:
             self._lead = self._sentinel
-        text = "".join(_TRIAL + token for token in sorted(self._borders)[:64]) + _TRIAL
+        text = "".join(_TRIAL + token + "a\n" for token in sorted(self._borders)[:64]) + _TRIAL
         self.chunked = True
         return self.encode_prompt(text).tolist() == self._backend.encode(text, add_special_tokens=False).ids
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,11 +70,12 @@ def test_other_processes_start_only_when_the_work_takes_long(
     monkeypatch.setattr(parallel, "_prepare_with", lambda n, c, p, batches: iter(left.extend([n, *batches]) or []))
     assert len(list(prepare_compact(config, preparer))) == 200
     assert left == []
-    monkeypatch.setattr(parallel, "ALONE_SECONDS", 0.0)
-    alone = list(prepare_compact(config, preparer))
+    ticks = count(0.0, 0.1)
+    monkeypatch.setattr(parallel, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    alone = [example.index for example in prepare_compact(config, preparer)]
     assert left[0] == 2
-    assert [example.index for example in alone] == list(range(50))
-    assert [row.index for batch in left[1:] for row in batch] == list(range(50, 200))
+    assert 0 < len(alone) < 200
+    assert alone + [row.index for batch in left[1:] for row in batch] == list(range(200))
 
 
 def test_an_error_in_another_process_is_raised_as_it_is_here(config: DataConfig) -> None:

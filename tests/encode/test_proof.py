@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from agentsft.encode import prepare
 from agentsft.encode.prepare import Preparer
 from agentsft.encode.proof import span_fault, tree_fault
-from agentsft.encode.tokens import ChunkEncoder
 from agentsft.encode.tree import TurnIds, build_tree
 from agentsft.types import Conversation, Example, Row, Span, TokenTree, Turn
 from agentsft.weigh.loss_scale import LossScale, parse_loss_scale
@@ -117,9 +116,6 @@ class Backend:
 
         return [Encoding(encoding, self._spoil(list(encoding.ids))) for encoding in encodings]
 
-    def encode_batch_fast(self, texts: list[str], add_special_tokens: bool) -> list[Any]:
-        return self._spoiled(self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens))
-
     def encode_batch(self, texts: list[str], add_special_tokens: bool) -> list[Any]:
         return self._spoiled(self._backend.encode_batch(texts, add_special_tokens=add_special_tokens))
 
@@ -145,9 +141,13 @@ def test_a_tokenizer_whose_ids_are_another_text_is_refused(
     spoiled._backend = Backend(preparer.encoder._backend, IDS[name])
     if not byte_level:
         spoiled._bytes = None
-    monkeypatch.setattr(
-        preparer.encoder, "encode_responses", lambda turns: ChunkEncoder.encode_responses(spoiled, turns)
-    )
+    good = preparer.encoder._response_ids
+
+    def bad(texts: list[str]) -> list[np.ndarray]:
+        return [np.array(IDS[name](ids.tolist()), dtype=np.int32) for ids in good(texts)]
+
+    monkeypatch.setattr(spoiled, "_response_ids", bad)
+    monkeypatch.setattr(preparer.encoder, "encode_responses", spoiled.encode_responses)
     example = one(preparer)
     assert refused(example, "content_altered")
     assert example.refusal is not None
