@@ -36,15 +36,20 @@ _MOST = 8
 
 
 def prepare_compact(
-    config: DataConfig, preparer: Preparer, paths: list[str] | None = None, skip: int = 0
+    config: DataConfig,
+    preparer: Preparer,
+    paths: list[str] | None = None,
+    skip: int = 0,
+    rows: Iterable[Row] | None = None,
 ) -> Iterator[Example]:
-    """Every row of the settings' data, or of `paths`, but the first `skip`, as a compact example, in order.
+    """Every row of the settings' data, or of `paths`, but the first `skip`, as a compact example, in order;
+    of `rows` where they are read already.
 
     `config.num_proc` processes prepare, this one included; None starts others only when the work takes long. They
     are new interpreters (no forks), so a script that calls this needs the usual `if __name__ == "__main__":`. The
     examples do not depend on the number of processes. Raises UserError as `Preparer.prepare` and reading do.
     """
-    rows = islice(load_rows(config, paths), skip, None)
+    rows = islice(load_rows(config, paths) if rows is None else rows, skip, None)
     processes = config.num_proc or default_processes()
     if config.num_proc is None or processes == 1:
         seconds = ALONE_SECONDS if processes > 1 else math.inf
