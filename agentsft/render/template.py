@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ class Template:
         if taken := next((name for name in RENDERED if name in self.kwargs), None):
             raise UserError(f"template_kwargs: {taken!r} is what is rendered, not a variable of yours; leave it out.")
         self._limits_hit = 0
+        self._json = RememberedJson()
         self._compiled = self._compile(self.text)
+        self._json.remember(self._compiled.environment)
         self._reusing = self._rewritten()
 
     @staticmethod
@@ -52,9 +54,7 @@ class Template:
     @staticmethod
     def _compile(text: str) -> Any:
         try:
-            compiled = compile_template(text)
-            _quicken_attributes(compiled.environment)
-            return compiled
+            return compile_template(text)
         except Exception as error:  # of Jinja, or of Python for what is too deep, too long or too large
             line = getattr(error, "lineno", None)
             where = f" (line {line})" if line else ""
@@ -74,7 +74,9 @@ class Template:
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, turns: int
     ) -> Prefixes:
         """A conversation of which so many `turns` are to be rendered, from the first to the last."""
-        return Prefixes(self, messages, list(tools) if tools else None, turns)
+        own_tools = list(tools) if tools else None
+        self._json.begin([own_tools, *(own_tools or ()), *_arguments(messages)])
+        return Prefixes(self, messages, own_tools, turns)
 
     def render(
         self,
@@ -117,6 +119,37 @@ class Template:
         if self._limits_hit > MOST_LIMITS_HIT:
             return UserError(f"the chat template {error}, again and again: mend it or give another.")
         return RowError("template_limit", f"the chat template {error}; mend the template, or this row if it is huge.")
+
+
+class RememberedJson:
+    """The JSON text of what a conversation's prefixes show again and again: its tools and its calls' arguments."""
+
+    def __init__(self) -> None:
+        self._lasting: dict[int, Any] = {}
+        self._texts: dict[Any, str] = {}
+
+    def begin(self, objects: Iterable[Any]) -> None:
+        """From now on the texts of these objects are remembered, which must not change meanwhile, and of no others."""
+        self._lasting = {id(one): one for one in objects}  # holds them, so that no other object gets their identity
+        self._texts = {}
+
+    def remember(self, environment: Any) -> None:
+        """Let the templates of an environment ask here first."""
+        to_json = environment.filters["tojson"]
+
+        def remembered(value: Any, *args: Any, **kwargs: Any) -> str:
+            if id(value) not in self._lasting:
+                return to_json(value, *args, **kwargs)
+            key = repr((id(value), args, kwargs)) if args or kwargs else id(value)
+            if key not in self._texts:
+                self._texts[key] = to_json(value, *args, **kwargs)
+            return self._texts[key]
+
+        environment.filters = {**environment.filters, "tojson": remembered}
+
+
+def _arguments(messages: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    return (call["function"]["arguments"] for message in messages for call in message.get("tool_calls", ()))
 
 
 REUSE_FROM = 12
@@ -175,67 +208,6 @@ class Prefixes:
 
 def _one_of(made: list[_Made]) -> list[_Made]:
     return [made[zlib.crc32(made[-1][3].encode("utf-8", "replace")) % len(made)]] if made else []
-
-
-def _quicken_attributes(environment: Any) -> None:
-    """Let the sandbox decide once for each type and attribute, not at every access, which is most of a template's time.
-
-    Its decision looks at nothing else, as long as it is Jinja's own. A dict's keys, a loop's counters and a text's
-    methods are found as the sandbox would find them, with less ado.
-    """
-    from types import BuiltinMethodType
-
-    from jinja2.runtime import LoopContext
-    from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
-
-    if type(environment).is_safe_attribute is not ImmutableSandboxedEnvironment.is_safe_attribute:
-        return
-    decide = ImmutableSandboxedEnvironment.is_safe_attribute.__get__(environment)
-    known: dict[tuple[type, str], bool] = {}
-
-    def is_safe_attribute(obj: Any, attr: str, value: Any) -> bool:
-        key = (type(obj), attr)
-        if key not in known:
-            known[key] = decide(obj, attr, value)
-        return known[key]
-
-    environment.is_safe_attribute = is_safe_attribute
-    if type(environment).getattr is not SandboxedEnvironment.getattr:
-        return
-    look_up = SandboxedEnvironment.getattr.__get__(environment)
-    call_safely = SandboxedEnvironment.call.__get__(environment)
-    undefined = environment.undefined
-    of_dict = frozenset(dir(dict))
-    of_loop = frozenset({"first", "last", "index", "index0", "length"})
-    namespace = environment.globals.get("namespace")
-    plain = frozenset({str, int, bool, type(None)})
-    of_text = frozenset({"startswith", "endswith", "split", "strip", "lstrip", "rstrip", "replace"})
-
-    def get_attribute(obj: Any, attribute: str) -> Any:
-        kind = type(obj)
-        if kind is dict and attribute not in of_dict:
-            try:
-                return obj[attribute]
-            except KeyError:
-                return undefined(obj=obj, name=attribute)
-        if (kind is LoopContext and attribute in of_loop) or (kind is str and attribute in of_text):
-            return getattr(obj, attribute)
-        if kind is namespace:
-            value = obj._Namespace__attrs.get(attribute, obj)
-            if type(value) in plain and is_safe_attribute(obj, attribute, value):
-                return value
-        return look_up(obj, attribute)
-
-    def call(context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
-        if type(function) is BuiltinMethodType and type(function.__self__) is str and function.__name__ in of_text:
-            kwargs.pop("_loop_vars", None)
-            kwargs.pop("_block_vars", None)
-            return function(*args, **kwargs)
-        return call_safely(context, function, *args, **kwargs)
-
-    environment.getattr = get_attribute
-    if type(environment).call is SandboxedEnvironment.call:
-        environment.call = call
 
 
 def read_template(path: str | Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from functools import lru_cache
 from types import SimpleNamespace
@@ -280,3 +281,29 @@ def test_a_texts_methods_are_called_as_the_sandbox_calls_them() -> None:
     assert template.render([], None, False, {"m": "xa,a,ax"}) == "['a', 'a,a']Truexb,a,axxa,a,ax"
     with pytest.raises(RowError, match="strip"):
         Template(TOKENIZER, "{{ m.strip(1) }}").render([], None, False, {"m": "x"})
+
+
+def test_remembered_json_is_that_of_each_value_in_each_form() -> None:
+    forms: dict[str, dict[str, Any]] = {
+        "": {},
+        "(indent=2)": {"indent": 2},
+        "(separators=(',', ':'))": {"separators": (",", ":")},
+        "(ensure_ascii=true)": {"ensure_ascii": True},
+        "(sort_keys=true)": {"sort_keys": True},
+    }
+    call = "message.tool_calls[0].function.arguments"
+    shown = [f"{{{{ {one} | tojson{form} }}}}" for one in (call, "tools", "tools[-1]") for form in forms]
+    template = Template(TOKENIZER, "{% for message in messages %}" + "|".join([*shown, ""]) + "{% endfor %}")
+    for number in range(3):  # each conversation has values of its own, some of them equal
+        values: list[Any] = [{"b": k + number, "a": "é"} for k in range(3)] + [{"b": 0, "a": "é"}]
+        calls = [{"role": "assistant", "tool_calls": [{"function": {"arguments": one}}]} for one in values]
+        tools = values[::-1]
+        prefixes = template.prefixes(calls, tools, len(calls))
+        for count in (1, 4, 2, 4):
+            expected = [
+                json.dumps(value, **{"ensure_ascii": False, **form})
+                for one in values[:count]
+                for value in (one, tools, tools[-1])
+                for form in forms.values()
+            ]
+            assert prefixes.render(count, False).split("|")[:-1] == expected
