@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -19,9 +20,12 @@ def total_steps(n: int, batch_size: int, num_train_epochs: float, max_steps: int
     return math.ceil(num_train_epochs * steps_per_epoch(n, batch_size) - 1e-9)  # 0.1 * 30 is a little above 3
 
 
+@lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The order of epoch number `epoch` (from 0): a permutation of range(n), int64[n]."""
-    return np.random.default_rng((seed, epoch)).permutation(n)
+    """The order of epoch number `epoch` (from 0): a permutation of range(n), int64[n], not to be written to."""
+    order = np.random.default_rng((seed, epoch)).permutation(n)
+    order.setflags(write=False)
+    return order
 
 
 def step_indices(seed: int, step: int, n: int, batch_size: int) -> np.ndarray:
