@@ -36,7 +36,7 @@ $(READY): pyproject.toml
 	@echo 'Installing into $(VENV): minutes the first time, seconds later'
 	$(PIP) --upgrade 'pip>=25.1'
 	$(PIP) $(TORCH)
-	$(PIP) --editable '.[gguf,report,tensorboard]' --group test --group lint
+	$(PIP) --editable '.[gguf,report,tensorboard,wandb,trackio,qlora,fp8]' --group test --group lint
 	@touch $@
 
 demo: $(READY) ## Fine-tune SmolLM2-135M on the example conversations and compare its answers.
@@ -46,6 +46,7 @@ test: $(READY) ## Run the tests.
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(READY) ## Run the tests that take minutes.
+	$(PIP) --group serve
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 fuzz: $(READY) ## Search for inputs that crash readers, renderer and matchers; FUZZ_SECONDS for each target.

@@ -35,6 +35,7 @@ def load_conversations(
     data_format: str = "auto",
     reasoning: str = "keep",
     agent_format: str | None = None,
+    columns: dict[str, Any] | None = None,
 ) -> list[Row]:
     """Read files, folders, globs or hub data sets; one `Row` for each row, in order.
 
@@ -43,7 +44,8 @@ def load_conversations(
     """
     from agentsft.data.read import read_rows
 
-    return list(read_rows([data] if isinstance(data, str) else data, data_format, reasoning, agent_format))
+    paths = [data] if isinstance(data, str) else data
+    return list(read_rows(paths, data_format, reasoning, agent_format, columns=columns))
 
 
 def render(conversation: Conversation, model: Any, **settings: Any) -> list[RenderedTurn]:
@@ -94,28 +96,19 @@ def train(recipe: str | None = None, reporter: Reporter | None = None, **setting
 
     Blocks until the run is done and returns its steps, losses and output folder; what it writes is the same. A
     `reporter` hears of every step (`agentsft.train.reporter.Reporter`); without one nothing is printed. Raises
-    UserError for settings, data or a model that do not fit.
+    UserError for settings, data or a model that do not fit, and for an output with the checkpoints of another run.
     """
-    from pathlib import Path
-
-    from agentsft.data.agent_format import describe
     from agentsft.encode.load import load_preparer
+    from agentsft.job import carry_out, check_run
     from agentsft.recipe import load_recipe
     from agentsft.train.dataset import load_dataset
     from agentsft.train.reporter import Silent
-    from agentsft.train.run import train as run
 
     values = load_recipe(recipe) if recipe else {}
     config = build(TrainConfig, {**values, **settings}, str(recipe) if recipe else "settings")
+    ranking = check_run(config)
     preparer = load_preparer(config)
-    dataset = load_dataset(config, preparer)
-    dataset.ledger.write(Path(config.output))
-    if config.agent_format:
-        Path(config.output, "agent_format.json").write_text(describe(config.agent_format), encoding="utf-8")
-    dataset.ledger.enforce(config.max_lost)
-    if config.chat_template:
-        preparer.tokenizer.chat_template = preparer.template.text
-    return run(config, preparer.tokenizer, dataset.train, dataset.held_out, reporter or Silent())
+    return carry_out(config, preparer, load_dataset(config, preparer), ranking, reporter or Silent())
 
 
 def to_dataset(examples: Iterable[Example]) -> Any:

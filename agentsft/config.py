@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from agentsft.elsewhere import say_unknown
@@ -68,6 +69,9 @@ class DataConfig:
         None,
         "Processes that prepare rows; default: as many as cores, at most 8, and 1 for little data or two cores.",
         "Data",
+    )
+    columns: dict[str, Any] = _option(
+        {}, "JSON object: names that the rows have for messages, role, content, output and so on, or by path.", "Data"
     )
 
 
@@ -156,6 +160,28 @@ class TrainConfig(DataConfig):
     early_stopping_patience: int | None = _option(
         None, "Stop after so many evaluations that are no better.", "Evaluation"
     )
+    load_in_4bit: bool = _option(False, "QLoRA: the frozen base in 4 bits, under an adapter.", "Model")
+    bnb_4bit_quant_type: str = _option("nf4", "Data type of the 4-bit base.", "Model", ("nf4", "fp4"))
+    bnb_4bit_use_double_quant: bool = _option(True, "Quantise the scales of the 4-bit base too.", "Model")
+    activation_offloading: bool = _option(
+        False, "Keep what gradient_checkpointing keeps in host memory, for packs of 64k tokens and more.", "Model"
+    )
+    fsdp: bool = _option(
+        False,
+        "Shard weights, gradients and optimizer state over the processes (FSDP2), as accelerate launch --use_fsdp.",
+        "Run",
+    )
+    sync_each_batch: bool | None = _option(
+        None,
+        "FSDP2: exchange gradients after each forward pass, not once a step; default: where they need much memory.",
+        "Batch",
+    )
+    fp8: str | None = _option(
+        None,
+        "Matrix products in 8 bits, with one scale a tensor or one a row (more exact): faster, and not exact.",
+        "Model",
+        ("tensorwise", "rowwise"),
+    )
 
 
 T = TypeVar("T", bound=DataConfig)
@@ -163,10 +189,10 @@ T = TypeVar("T", bound=DataConfig)
 
 def build(cls: type[T], values: dict[str, Any], where: str = "recipe") -> T:
     """A checked configuration from `values`. Raises UserError, naming `where`, on an unknown key or a bad value."""
-    if any(isinstance(item, dict) for item in _listed(values.get("data"))):
-        from agentsft.data.mixture import with_weights
+    if any(isinstance(item, dict) for key in ("data", "eval_data") for item in _listed(values.get(key))):
+        from agentsft.data.entries import with_entries
 
-        values = with_weights(values, where)
+        values = with_entries(values, where)
     known = {f.name: f for f in fields(cls)}
     types = get_type_hints(cls)
     checked: dict[str, Any] = {}
@@ -175,6 +201,10 @@ def build(cls: type[T], values: dict[str, Any], where: str = "recipe") -> T:
     for key, value in values.items():
         checked[key] = _checked(value, types[key], known[key], f"{where}: {key}")
     config = cls(**checked)
+    if config.columns:
+        from agentsft.data.columns import check_columns
+
+        check_columns(config.columns, [*config.data, *getattr(config, "eval_data", [])], f"{where}: columns")
     _check_ranges(config, where)
     return config
 
@@ -241,6 +271,19 @@ def _number(value: Any, target: type, where: str) -> int | float:
     if target is int and not isinstance(value, int) and exact != number:
         raise UserError(f"{where} takes a whole number, not {shown(value)}.")
     return exact if target is int else number
+
+
+def check_together(config: TrainConfig, run: bool = True) -> None:
+    """Raises UserError for settings that need others, or for a `run` a library that is absent.
+
+    It is no part of `build`, which sees a recipe before the flags that complete it.
+    """
+    if config.load_in_4bit and config.tuner == "full":
+        raise UserError("load_in_4bit: weights of 4 bits cannot be trained themselves; set tuner: lora.")
+    if config.activation_offloading and not config.gradient_checkpointing:
+        raise UserError("activation_offloading moves what gradient_checkpointing keeps; set that to true as well.")
+    if run and config.load_in_4bit and find_spec("bitsandbytes") is None:
+        raise UserError("load_in_4bit needs bitsandbytes: pip install 'agentsft[qlora]'.")
 
 
 _AT_LEAST_ONE = [

@@ -89,12 +89,12 @@ class Watch:
     """Stands in for the functions of agentsft.train that it watches."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        from agentsft.train import loop, run
+        from agentsft.train import loop, run, setup
 
         self.options, self.preparing = options, 0.0
         self.file = options.steps.open("a", encoding="utf-8")
-        self.train_step, self.update, self.choose_kernel = run.train_step, loop._update, run.choose_kernel
-        run.train_step, run.choose_kernel, run._save_final = self.step, self.kernel, lambda *_: None
+        self.train_step, self.update, self.choose_kernel = run.train_step, loop._update, setup.choose_kernel
+        run.train_step, setup.choose_kernel, run._finish = self.step, self.kernel, lambda *_: None
         loop._update = self.before_update
         for owner, name in ((loop, "collate"), (loop.Run, "plan")):
             if hasattr(owner, name):

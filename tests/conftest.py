@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Hypothesis reads all modules before its first value, which a busy machine makes it take for a slow test.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 # Libraries read these when they are imported, which fixtures would be too late for.
 _home = tempfile.TemporaryDirectory(prefix="agentsft-tests-")

@@ -26,8 +26,8 @@ FILES = (
 )
 MODELS = ("SmolLM2", "Qwen3")
 
+_TITLE = "## Public data sets\n"
 _HEAD = """\
-# Real data
 
 Eight public sets of agent conversations, checked with two tokenizers and chat templates. SmolLM2's template knows no
 tools, so its rows are read with `--agent-format hermes --reasoning inline`; Qwen3's template needs nothing. *tree* are
@@ -61,7 +61,7 @@ def totals(path: Path, model: str) -> Totals:
 
 
 def page(data: Path) -> str:
-    """docs/data.md as it should be."""
+    """docs/data.md as it should be: what stands above the title, as it is there, and the table."""
     lines = []
     for file in FILES:
         for model in MODELS:
@@ -71,7 +71,8 @@ def page(data: Path) -> str:
                 f"| {file} | {model} | {found.rows:,} | {found.branched:,} | {found.turns:,} | {found.trained:,} | "
                 f"{found.tree:,} | {found.split:,} | {found.split / max(found.tree, 1):.2f} | {refused} |"
             )
-    return _HEAD + "\n".join(lines) + "\n\nMade by `python -m tests.real_data`.\n"
+    above = PAGE.read_text(encoding="utf-8").partition(_TITLE)[0]
+    return above + _TITLE + _HEAD + "\n".join(lines) + "\n\nMade by `python -m tests.real_data`.\n"
 
 
 if __name__ == "__main__":

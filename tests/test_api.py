@@ -125,12 +125,19 @@ def test_training_from_python_writes_what_the_command_writes(smollm2: Path, tmp_
     folder = tmp_path / "model"
     LlamaForCausalLM(LlamaConfig(**{**SHAPE, "vocab_size": 49152})).save_pretrained(folder)
     AutoTokenizer.from_pretrained(smollm2).save_pretrained(folder)
-    result = api.train(model=str(folder), data=[DATA], output=str(tmp_path / "run"), max_steps=2, batch_size=2,
-                       cache=False)  # fmt: skip
+    settings = {"model": str(folder), "data": [DATA], "output": str(tmp_path / "run"), "cache": False}
+    result = api.train(**settings, max_steps=2, batch_size=2, save_steps=2, eval_data=[DATA], eval_generate=1,
+                       eval_max_new_tokens=2)  # fmt: skip
     assert result.steps == 2
+    evaluations = (tmp_path / "run" / "evaluations.jsonl").read_text(encoding="utf-8").splitlines()
+    assert "eval_stops" in json.loads(evaluations[-1])
     assert {"model.safetensors", "recipe.yaml", "metrics.jsonl", "ledger.jsonl"} <= {
         path.name for path in (tmp_path / "run").iterdir()
     }
+    with pytest.raises(UserError, match="checkpoints of an earlier run"):  # before a model is looked for
+        api.train(**{**settings, "model": "nowhere"})
+    with pytest.raises(UserError, match='Did you mean "wandb"'):
+        api.train(**{**settings, "model": "nowhere", "output": str(tmp_path / "new")}, report_to=["wandbb"])
 
 
 def test_a_setting_that_does_not_exist_is_named(smollm2: Path) -> None:

@@ -152,6 +152,7 @@ def report(
     "max_length",
     "overflow",
     "num_proc",
+    "columns",
 )
 def chat(
     model: Annotated[str, typer.Argument(help="Model or adapter folder, or hub name.", show_default=False)],

@@ -106,7 +106,7 @@ def run_check(
     )
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("rows", total=None)
-        for example in prepare_compact(config, preparer):
+        for example in prepare_compact(config, preparer, rows=lint.rows()):
             totals.add(example, show)
             lint.add(example)
             progress.advance(task)

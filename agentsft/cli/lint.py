@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,13 +13,13 @@ from rich.text import Text
 
 from agentsft.cli.display import printable
 from agentsft.config import DataConfig
+from agentsft.data.read import folded
 from agentsft.encode.load import load_rows
 from agentsft.encode.prepare import Preparer
-from agentsft.errors import UserError
 from agentsft.lint.duplicates import Duplicates
 from agentsft.lint.finding import KINDS, Finding
 from agentsft.lint.linter import Linter
-from agentsft.types import Example
+from agentsft.types import Example, Row
 
 
 @dataclass
@@ -64,20 +64,25 @@ class Warnings:
 
 
 class RowLint:
-    """Reads the rows beside their preparation, as they stand in the files: not folded into an agent format."""
+    """Looks at the rows beside their preparation, as they stand in the files: not folded into an agent format."""
 
     def __init__(self, config: DataConfig, preparer: Preparer, ignored: Iterable[str], show: int) -> None:
         self.warnings = Warnings(frozenset(ignored), show)
+        self._config = config
         self._linter = Linter(preparer.loss_scale, preparer.mask_history)
-        as_it_stands = replace(config, agent_format=None, reasoning="keep")
-        self._rows = iter(load_rows(as_it_stands, unread=self.warnings.unread))
+        self._under_way: deque[Row] = deque()
         self._duplicates = Duplicates()
+
+    def rows(self) -> Iterator[Row]:
+        """The rows to prepare, in the order in which their examples are to be added."""
+        as_it_stands = replace(self._config, agent_format=None, reasoning="keep")
+        for row in load_rows(as_it_stands, unread=self.warnings.unread):
+            self._under_way.append(row)
+            yield folded(row, self._config.reasoning, self._config.agent_format)
 
     def add(self, example: Example) -> None:
         """Look at the next row, of which preparation made this example."""
-        row = next(self._rows, None)
-        if row is None or row.source != example.source:
-            raise UserError(f"{example.source}: the data changed while it was checked; check it again.")
+        row = self._under_way.popleft()
         self._duplicates.add(example, row.conversation)
         if row.conversation is not None:
             self.warnings.add(row.index, row.source, self._linter.row(row.conversation))
@@ -106,7 +111,7 @@ def print_warnings(screen: Console, warnings: Warnings, strict: bool) -> None:
     if warnings.unread:
         names = ", ".join(f"{name} {count:,}" for name, count in warnings.unread.most_common(8))
         screen.print()
-        screen.print(Text(printable(f"fields of messages that nothing reads, with the number of messages: {names}")))
+        screen.print(Text(printable(f"fields that nothing reads, with the number of messages: {names}")))
     if warnings.rows and not strict:
         screen.print("\nWarnings do not fail the check: --strict makes them, --ignore KIND leaves a kind out.")
 

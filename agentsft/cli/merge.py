@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,12 +36,29 @@ def merge(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that the model's folder brings.")
     ] = False,
+    load_in_4bit: Annotated[
+        bool | None,
+        typer.Option(
+            "--load-in-4bit/--no-load-in-4bit",
+            help="Merge into the base as 4 bits render it, or as it is published; default: what the run trained upon.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Merge a LoRA or DoRA adapter into its base, and prove that both give the same logits."""
-    raise typer.Exit(run_merge(adapter, out, model, data or [], rows, dtype, trust_remote_code))
+    raise typer.Exit(run_merge(adapter, out, model, data or [], rows, dtype, trust_remote_code, load_in_4bit))
 
 
-def run_merge(adapter: str, out: Path, model: str | None, data: list[str], rows: int, dtype: str, trust: bool) -> int:
+def run_merge(
+    adapter: str,
+    out: Path,
+    model: str | None,
+    data: list[str],
+    rows: int,
+    dtype: str,
+    trust: bool,
+    load_in_4bit: bool | None = None,
+) -> int:
     """Merge, prove, and say what was proven. Returns 0; raises UserError for all that goes wrong."""
     if dtype not in _DTYPES:
         raise UserError(f"--dtype is one of {', '.join(_DTYPES)}; not {dtype!r}.")
@@ -55,11 +74,16 @@ def run_merge(adapter: str, out: Path, model: str | None, data: list[str], rows:
 
     tokenizer = load_tokenizer(build(TrainConfig, {"model": adapter if own else base, "trust_remote_code": trust}))
     samples, what = _samples(config, tokenizer, rows, bool(data))
-    exact, rounded, name = merge_adapter(adapter, base, out, tokenizer, samples, dtype, trust)
+    run = replace(config, precision=_precision(adapter, config))
+    if load_in_4bit is not None:
+        run = replace(run, load_in_4bit=load_in_4bit)
+    exact, rounded, name = merge_adapter(adapter, base, out, tokenizer, samples, dtype, trust, run)
     note = Path(adapter) / "agent_format.json"
     if note.is_file():
         shutil.copy(note, out / note.name)
     print(f"compared on {what}, {exact.tokens:,} tokens")
+    if run.load_in_4bit:
+        print(f"  base: {run.bnb_4bit_quant_type} weights of 4 bits made plain again, as the run computed with them")
     print(f"  merged in float32: largest difference of a logit {exact.largest:.1e} of the largest logit")
     print(f"  as saved in {name}: {rounded.kl:.1e} nats a token, {rounded.same_top:.1%} with the same likeliest token")
     print(f"wrote {out}")
@@ -68,14 +92,26 @@ def run_merge(adapter: str, out: Path, model: str | None, data: list[str], rows:
 
 def _settings(adapter: str, base: str, data: list[str], trust: bool) -> TrainConfig:
     """The run's own settings where its recipe is there, with `data` in place of its data where that is given."""
+    from agentsft.data.columns import divided
     from agentsft.recipe import load_recipe
 
     recipe = Path(adapter) / "recipe.yaml"
     values: dict[str, Any] = load_recipe(recipe) if recipe.is_file() else {}
     config = build(TrainConfig, values, str(recipe))
     changes: dict[str, Any] = {"model": base, "trust_remote_code": trust, "max_length": None, "overflow": "drop_turns"}
-    changes |= {"data": data} if data else {}
+    changes |= {"data": data, "columns": divided(config.columns)[0]} if data else {}
     return build(TrainConfig, {**vars(config), **changes}, "command line")
+
+
+def _precision(adapter: str, config: TrainConfig) -> str:
+    """The precision that the run's `auto` came to, as its run.json says; fp32 where that is not known."""
+    if config.precision != "auto":
+        return config.precision
+    try:
+        said = json.loads((Path(adapter) / "run.json").read_text(encoding="utf-8"))["precision"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "fp32"
+    return said if said in ("bf16", "fp16") else "fp32"
 
 
 def _samples(config: TrainConfig, tokenizer: Any, rows: int, required: bool) -> tuple[list[list[int]], str]:

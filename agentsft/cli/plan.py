@@ -76,6 +76,7 @@ def _as_json(plan: Any, rows: Any, price: float | None) -> dict[str, Any]:
         "cost": None if price is None else [price * plan.gpus * h for h in hours],
         "memory_gib": {part.name: _gib(getattr(plan.memory, part.name)) for part in fields(plan.memory)}
         | {"total": _gib(plan.memory.total), "gpu": plan.gpu.memory},
+        "host_memory_gib": _gib(plan.host),
         "fits": plan.fits,
         "changes": [{"change": change, "memory_gib": round(gib, 2)} for change, gib in plan.changes],
     }
@@ -93,6 +94,7 @@ def _print(plan: Any, rows: Any, price: float | None, config: TrainConfig) -> No
     lowest, usual, highest = plan.seconds
     each = usual / max(work.steps, 1)
     parameters = f"{plan.shape.trainable:,} of {plan.shape.parameters:,} trained ({config.tuner})"
+    parameters += f", {plan.shape.quantized:,} in 4 bits" if plan.shape.quantized else ""
     lines = [
         ("looked at", looked + refused),
         ("conversations", f"{work.conversations:,}, the longest path {work.longest:,} tokens"),
@@ -123,6 +125,8 @@ def _print(plan: Any, rows: Any, price: float | None, config: TrainConfig) -> No
     screen.print(
         table(f"GiB on each {gpu.name}", ["", ""], [*parts, ("total", f"{_gib(plan.memory.total):.1f}")], (1,))
     )
+    if plan.host:
+        screen.print(f"and {_gib(plan.host):.1f} GiB of host memory for each GPU, pinned, for offloaded activations")
     verdict = f"fits into {gpu.memory:.0f} GiB" if plan.fits else f"does not fit into {gpu.memory:.0f} GiB"
     screen.print(Text(verdict, "green" if plan.fits else "red"))
     for change, gib in plan.changes:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -17,15 +15,11 @@ from rich.text import Text
 
 from agentsft.cli.display import console, printable, table
 from agentsft.config import TrainConfig
-from agentsft.data.agent_format import describe
 from agentsft.encode.load import load_preparer
-from agentsft.errors import UserError
-from agentsft.evaluate.judging import make_judge, make_ranking
+from agentsft.job import carry_out, check_run, is_main
 from agentsft.train.dataset import Dataset, load_dataset
-from agentsft.train.earlier import refuse_earlier_run
 from agentsft.train.interrupt import AtOnce, Interrupted
 from agentsft.train.reporter import Reporter, Silent, Summary, TrainResult
-from agentsft.train.trackers import check_trackers
 
 
 def run_train(config: TrainConfig) -> int:
@@ -34,39 +28,22 @@ def run_train(config: TrainConfig) -> int:
         with AtOnce():
             return _run(config)
     except Interrupted as stopped:
-        if not stopped.said and int(os.environ.get("RANK", "0")) == 0:
+        if not stopped.said and is_main():
             then = "--resume goes on from the newest checkpoint, if there is one"
             print(f"agentsft: stopped by {stopped.name}; {then}.", file=sys.stderr)
         return stopped.code
 
 
 def _run(config: TrainConfig) -> int:
-    main = int(os.environ.get("RANK", "0")) == 0
     screen = console()
-    refuse_earlier_run(config)
-    check_trackers(config.report_to)
-    ranking = make_ranking(config)
+    ranking = check_run(config)
     preparer = load_preparer(config)
-    dataset = _prepare(config, preparer, screen if main else None)
-    if main:
+    dataset = _prepare(config, preparer, screen if is_main() else None)
+    if is_main():
         _print_ledger(screen, dataset)
-        output = Path(config.output)
-        try:
-            dataset.ledger.write(output)
-            if config.agent_format:
-                (output / "agent_format.json").write_text(describe(config.agent_format), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"output: {output} cannot be written ({error}); name another folder.") from None
-    dataset.ledger.enforce(config.max_lost)
-    if config.chat_template:
-        preparer.tokenizer.chat_template = preparer.template.text
-    # Only now, so that a mistake in settings or data is said before torch is loaded.
-    from agentsft.train.run import train
-
-    reporter = make_reporter(screen) if main else Silent()
+    reporter = make_reporter(screen) if is_main() else Silent()
     try:
-        judge = make_judge(config, preparer.tokenizer, dataset.held_out, ranking)
-        train(config, preparer.tokenizer, dataset.train, dataset.held_out, reporter, judge)
+        carry_out(config, preparer, dataset, ranking, reporter)
     finally:
         if isinstance(reporter, LiveReporter):
             reporter.live.stop()  # gives the terminal its cursor back

@@ -1,4 +1,4 @@
-"""Instruction and answer: instruction/input/output, prompt/completion, query/response, with history and system."""
+"""Question and answer: instruction/input/output, prompt/completion, query/response, with history and system."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from agentsft.data.messages import read_messages
 from agentsft.errors import RowError
 from agentsft.types import Message
 
-_ASK = ("instruction", "prompt", "query", "question")
-_ANSWER = ("output", "completion", "response", "answer")
+ASK_FIELDS = ("instruction", "prompt", "query", "question", "problem")
+ANSWER_FIELDS = ("output", "completion", "response", "answer", "solution", "target", "targets")
+_ANY_ANSWER = ("problem", "input")
+"""Questions that go with no answer of one name."""
 
 
 def matches(record: Mapping[str, Any]) -> bool:
     """Whether the row has a question and an answer under any of their names."""
-    return _first(record, _ASK) is not None and _first(record, _ANSWER) is not None
+    return _asked(record) is not None and _first(record, ANSWER_FIELDS) is not None
 
 
 def read(record: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -25,17 +27,22 @@ def read(record: Mapping[str, Any]) -> tuple[Message, ...]:
 
     In a prompt that is a list of messages, the assistant's are context: not trained, unless they say so themselves.
     """
-    ask_name, answer_name = _first(record, _ASK), _first(record, _ANSWER)
+    ask_name, answer_name = _asked(record), _first(record, ANSWER_FIELDS)
     if answer_name is None or not record[answer_name]:
         raise RowError("no_assistant", "The answer is empty; the row has nothing to train.")
     if record.get("context") and not record.get("input"):
         raise malformed("The row has a context beside its question, in no known order; write it into the question.")
+    answers = [name for name in ANSWER_FIELDS if record.get(name)]
+    if len(answers) > 1 and ask_name in _ANY_ANSWER:
+        said = f"columns: {{output: {answer_name}}}"
+        raise malformed(f"The row has {' and '.join(answers)}; say which is trained, such as {said}.")
     ask, answer = record.get(ask_name or "instruction") or "", record[answer_name]
     if isinstance(ask, list) or isinstance(answer, list):
         prompt = ask if isinstance(ask, list) else [{"role": "user", "content": ask}]
         completion = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
         return _prompt_and_completion(prompt, completion)
-    parts = [_text(ask, ask_name or "instruction"), _text(record.get("input") or "", "input")]
+    below = "" if ask_name == "input" else record.get("input") or ""
+    parts = [_text(ask, ask_name or "instruction"), _text(below, "input")]
     question = "\n".join(part for part in parts if part)
     if not question:
         raise malformed("The instruction is empty; give the answer its question.")
@@ -65,6 +72,11 @@ def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise malformed(f"{name} is {kind(value)}; it must be text.")
     return value
+
+
+def _asked(record: Mapping[str, Any]) -> str | None:
+    """The field with the question; `input`, which stands below one, where there is no other."""
+    return _first(record, ASK_FIELDS) or ("input" if record.get("input") else None)
 
 
 def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

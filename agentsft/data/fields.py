@@ -15,9 +15,11 @@ WEIGHT_FIELDS = ("weight", "loss_weight", "loss_scale")
 DEEPEST = 100
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e30  # weights are kept as float32, and their sums must be finite
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
-_KWARGS_FIELDS = ("chat_template_kwargs", "template_kwargs")
+KWARGS_FIELDS = ("chat_template_kwargs", "template_kwargs")
 _RENDERED = ("messages", "tools", "documents", "add_generation_prompt")
-_ID_FIELDS = ("id", "uid", "conversation_id")
+ID_FIELDS = ("id", "uid", "conversation_id")
+TOOLS_FIELDS = ("tools", "functions")
+SYSTEM_FIELDS = ("system", "system_prompt")
 MEDIA_FIELDS = ("images", "image", "videos", "video", "audios", "audio")
 
 
@@ -178,7 +180,7 @@ def read_calls(value: Any, message: int) -> tuple[ToolCall, ...]:
 
 def read_tools(record: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """The row's tools in OpenAI's form, from a list or its JSON text; `functions` is the older name."""
-    for name in ("tools", "functions"):
+    for name in TOOLS_FIELDS:
         tools = json_field(record.get(name), name)
         if tools:
             return tuple(_tool(tool, name) for tool in (tools if isinstance(tools, list) else [tools]))
@@ -236,7 +238,7 @@ def _allows_null(schema: dict[str, Any]) -> bool:
 
 def read_template_kwargs(record: Mapping[str, Any]) -> dict[str, Any]:
     """Template variables of this row, from an object or its JSON text."""
-    value = json_field(agreed(record, _KWARGS_FIELDS), "chat_template_kwargs")
+    value = json_field(agreed(record, KWARGS_FIELDS), "chat_template_kwargs")
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -249,7 +251,7 @@ def read_template_kwargs(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_id(record: Mapping[str, Any]) -> str | None:
     """The row's own name, from the first of the usual fields that holds text or a whole number."""
-    for name in _ID_FIELDS:
+    for name in ID_FIELDS:
         value = record.get(name)
         if isinstance(value, (str, int)) and not isinstance(value, bool) and value != "":
             return str(value)

@@ -8,6 +8,7 @@ from typing import Any
 
 from agentsft.data import alpaca, openai, sharegpt
 from agentsft.data.fields import (
+    SYSTEM_FIELDS,
     field_names,
     json_field,
     malformed,
@@ -75,9 +76,10 @@ def detect(record: Mapping[str, Any]) -> str:
         if isinstance(items, list):
             fields = field_names(items[0]) if isinstance(items[0], Mapping) else "none"
             detail = f"The first of {name} has neither role and content nor from and value; its fields are {fields}."
-            raise RowError("unknown_format", detail, 0)
+            raise RowError("unknown_format", f"{detail} Say which they are: columns: {{role: ..., content: ...}}.", 0)
     detail = "The row has neither messages nor conversations nor instruction and output"
-    raise RowError("unknown_format", f"{detail}; its fields are {field_names(record)}.")
+    said = "Say which they are: columns: {messages: ...}, or {instruction: ..., output: ...}."
+    raise RowError("unknown_format", f"{detail}; its fields are {field_names(record)}. {said}")
 
 
 def _parsed(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -88,7 +90,7 @@ def _parsed(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _with_system(record: Mapping[str, Any], messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """The messages, with the system text that stands beside them in the row as the first one."""
-    system = text_field(record, "system") or text_field(record, "system_prompt")
+    system = next(filter(None, (text_field(record, name) for name in SYSTEM_FIELDS)), None)
     if not system:
         return messages
     first = messages[0] if messages else None

@@ -31,6 +31,7 @@ _READ = {
     *("role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name", "human", "assistant"),
     *(*REASONING_FIELDS, *TRAIN_FIELDS, *WEIGHT_FIELDS, *MEDIA_FIELDS),
 }
+_REJECTED = ("rejected_response", "rejected_messages", "rejected")
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 _CALL = "call"
 """A message that is nothing but tool calls, as JSON text: part of the assistant's turn."""
@@ -56,7 +57,7 @@ ROLES = {
 }
 
 
-_DETAILS = ("training_detail", "train_detail")
+DETAIL_FIELDS = ("training_detail", "train_detail")
 
 
 def read_messages(items: Sequence[Any], first: int = 0) -> tuple[Message, ...]:
@@ -87,9 +88,12 @@ def _role(raw: Mapping[str, Any], index: int) -> str:
     if name is None:
         name = raw.get("from")
     role = ROLES.get(name) if isinstance(name, str) else None
+    if role is None and isinstance(name, str):
+        role = ROLES.get(name.replace("-", "_"))
     if role is None:
         guess = nearest(name, tuple(ROLES)) if isinstance(name, str) else ""
-        raise RowError("unknown_role", f"The role is {kind(name)}.{guess} Known roles: {', '.join(ROLES)}.", index)
+        known = f"Known roles: {', '.join(ROLES)}; others are named in columns: {{roles: {{user: ...}}}}."
+        raise RowError("unknown_role", f"The role is {kind(name)}.{guess} {known}", index)
     return role
 
 
@@ -97,7 +101,7 @@ def _message(raw: Mapping[str, Any], role: str, index: int) -> list[Message]:
     value = raw.get("content")
     if value is None:
         value = raw.get("value")
-    if detail := next((name for name in _DETAILS if raw.get(name)), None):
+    if detail := next((name for name in DETAIL_FIELDS if raw.get(name)), None):
         raise malformed(
             f"{detail} weighs characters one by one, which is not read; use train, weight or a table.", index
         )
@@ -167,9 +171,11 @@ def unread_fields(record: Any) -> Iterator[str]:
     """The fields of the row's messages that hold something and that nothing reads, one for each message that has it.
 
     Often metadata such as a time; but a misspelt or foreign name for reasoning, calls or weights is among them too.
+    And the row's own fields with an answer that another was preferred to: it is not trained.
     """
     if not isinstance(record, Mapping):
         return
+    yield from (name for name in _REJECTED if record.get(name))
     for name in (*MESSAGE_FIELDS, "prompt", "completion"):
         messages = record.get(name)
         for message in messages if isinstance(messages, list) else ():

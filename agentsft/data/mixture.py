@@ -29,34 +29,6 @@ GROUPS = MOST_SOURCES * len(LABELS)
 _LARGEST = 1000.0
 
 
-def with_weights(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A recipe's values, those of `data` that are {path, weight} as a path in `data` and a weight in `data_weights`.
-
-    Raises UserError for a mapping with other keys or a weight that is none.
-    """
-    items = values.get("data")
-    items = items if isinstance(items, list) else [items]
-    if not any(isinstance(item, dict) for item in items):
-        return dict(values)
-    paths, weights = [], dict(values.get("data_weights") or {})
-    for item in items:
-        if not isinstance(item, dict):
-            paths.append(item)
-            continue
-        if unknown := [key for key in item if key not in ("path", "weight")]:
-            guess = nearest(str(unknown[0]), ("path", "weight")) or " An entry is a path or {path, weight}."
-            raise UserError(f"{where}: data: unknown key {shown(unknown[0])}.{guess}")
-        if not isinstance(item.get("path"), str):
-            raise UserError(f"{where}: data: an entry of {{path, weight}} needs a path, not {shown(item.get('path'))}.")
-        paths.append(item["path"])
-        weight = item.get("weight", 1)
-        if weight != 1 or isinstance(weight, bool):
-            if item["path"] in weights:
-                raise UserError(f"{where}: data: {item['path']} is there twice with a weight; keep one of them.")
-            weights[item["path"]] = weight
-    return {**values, "data": paths, "data_weights": weights}
-
-
 def check_weights(paths: Sequence[str], weights: Mapping[str, Any]) -> list[float]:
     """The weight of each path, 1 where none is given. Raises UserError for a path or number that cannot be."""
     for path, weight in weights.items():

@@ -5,10 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from agentsft.data.columns import Columns, divided
+from agentsft.data.dataset_info import declared, is_declared
 from agentsft.errors import UserError
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
@@ -34,19 +37,31 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+){0,2}")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file, or one hub data set. `kind` is jsonl, json, parquet, saved (a folder of save_to_disk) or hub."""
+    """One file, or one hub data set. `kind` is jsonl, json, parquet, saved (a folder of save_to_disk) or hub.
+
+    `columns` renames its rows, where they have names of their own.
+    """
 
     kind: str
     path: str
+    columns: Columns | None = None
 
 
-def find_sources(paths: Sequence[str]) -> list[Source]:
+def find_sources(paths: Sequence[str], columns: Mapping[str, Any] | None = None) -> list[Source]:
     """Every file behind `paths`, in the order given, a folder's or a glob's sorted by name.
 
-    Raises UserError for a path that is not there, a folder without data and a file of another kind.
+    `columns` are the names that the rows have, of all data or by path (the setting of that name); a file of
+    LLaMA-Factory's, `dataset_info.json:NAME`, brings its own. Raises UserError for a path that is not there, a folder
+    without data, a file of another kind and names that cannot be.
     """
     paths = [paths] if isinstance(paths, str) else paths
-    sources = [source for path in paths for source in _find(os.path.expanduser(os.fspath(path)))]
+    common, own = divided(columns or {})
+    shared = Columns(common, "columns") if common else None
+    sources: list[Source] = []
+    for path in paths:
+        named = Columns(own[path], f"columns: {path}") if path in own else shared
+        found = _find(os.path.expanduser(os.fspath(path)))
+        sources += [replace(source, columns=named) for source in found] if named else found
     for source in sources:
         if _UNPRINTABLE.search(source.path):
             raise UserError(
@@ -56,6 +71,9 @@ def find_sources(paths: Sequence[str]) -> list[Source]:
 
 
 def _find(path: str) -> list[Source]:
+    if is_declared(path):
+        names, columns = declared(path)
+        return [replace(source, columns=columns) for name in names for source in _find(name)]
     if os.path.isdir(path):
         return _in_folder(path)
     if os.path.exists(path):
@@ -66,7 +84,9 @@ def _find(path: str) -> list[Source]:
     if glob.has_magic(path):
         return _in_glob(path)
     if _looks_like_a_file(path):
-        raise UserError(f"{path}: no such file or folder.")
+        file, _, rows = path.rpartition("#")
+        some = " For some of its rows: data_weights." if rows.isdigit() and os.path.exists(file) else ""
+        raise UserError(f"{path}: no such file or folder.{some}")
     return [Source("hub", path)]
 
 

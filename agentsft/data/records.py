@@ -19,7 +19,10 @@ _PARQUET_BATCH = 256  # rows turned into Python objects at a time
 def read_records(source: Source) -> Iterator[Record]:
     """The records of a source. A record is a JSON value or a RowError. Raises UserError when the file is at fault."""
     try:
-        yield from _READERS[source.kind](source.path)
+        if source.kind == "json" and source.columns:
+            yield from _json(source.path, source.columns.fits)
+        else:
+            yield from _READERS[source.kind](source.path)
     except OSError as error:
         raise UserError(f"{source.path}: cannot be read ({_one_line(error)}).") from error
 
@@ -44,8 +47,11 @@ def _json_line(line: bytes) -> Any:
         return RowError("malformed_json", f"The line is not one JSON value: {_one_line(error)}. Mend or delete it.")
 
 
-def _json(path: str) -> Iterator[Record]:
-    """A JSON list of rows, an object that holds one such list, a single row, or JSON lines under another name."""
+def _json(path: str, fits: Callable[[dict[str, Any]], bool] | None = None) -> Iterator[Record]:
+    """A JSON list of rows, an object that holds one such list, a single row, or JSON lines under another name.
+
+    `fits` says whether an object is a row, where rows have names of their own.
+    """
     with open(path, "rb") as file:
         data = file.read()
     _refuse_utf16(data, path)
@@ -60,7 +66,7 @@ def _json(path: str) -> Iterator[Record]:
             if skip_space(text, end) < len(text):
                 yield from _jsonl(path)
                 return
-            if _is_row(value):
+            if (fits or _is_row)(value):
                 yield f"{path}#0", _checked(*_strict(text), broken_bytes)
                 return
             start = _only_list(text, start, path)

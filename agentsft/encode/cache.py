@@ -89,12 +89,12 @@ def fingerprint(config: DataConfig, preparer: Preparer, paths: list[str]) -> str
     whole state, the template with its variables, what was found out about it, the tables of weights, the limits, the
     code that prepares and its libraries. A template that asks for the time is good for a day.
     """
-    sources = find_sources(paths)
+    sources = find_sources(paths, config.columns)
     if any(source.kind == "hub" for source in sources):
         return None
     template = preparer.template
     facts = {
-        "data": [(source.kind, source.path, _content(source)) for source in sources],
+        "data": [(source.kind, source.path, _content(source), source.columns) for source in sources],
         "reading": (config.data_format, config.reasoning, config.agent_format),
         "tokenizer": _digest(preparer.tokenizer.backend_tokenizer.to_str().encode()),
         "special_tokens": {name: str(token) for name, token in template.special_tokens.items()},

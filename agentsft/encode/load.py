@@ -73,7 +73,7 @@ def adapter_base(model: str) -> str | None:
 def load_rows(config: DataConfig, paths: list[str] | None = None, unread: Counter[str] | None = None) -> Iterator[Row]:
     """The rows of the settings' data, or of `paths`. `unread` counts the messages' fields that nothing reads."""
     chosen = config.data if paths is None else paths
-    return read_rows(chosen, config.data_format, config.reasoning, config.agent_format, unread)
+    return read_rows(chosen, config.data_format, config.reasoning, config.agent_format, unread, config.columns)
 
 
 def prepare_all(config: DataConfig, preparer: Preparer, paths: list[str] | None = None) -> Iterator[Example]:
@@ -82,11 +82,11 @@ def prepare_all(config: DataConfig, preparer: Preparer, paths: list[str] | None 
 
 
 def _generation_stop_tokens(config: DataConfig, tokenizer: Any) -> list[str]:
-    """The eos tokens of the model's generation config, which servers stop at."""
+    """The eos tokens of the model's generation config, which servers stop at; an adapter's are its base's."""
     from transformers import GenerationConfig
 
     try:
-        ids = GenerationConfig.from_pretrained(config.model).eos_token_id
+        ids = GenerationConfig.from_pretrained(adapter_base(config.model) or config.model).eos_token_id
     except Exception:  # there is none, or it is damaged
         return []
     known = (n for n in (ids if isinstance(ids, list) else [ids]) if type(n) is int and 0 <= n < len(tokenizer))
@@ -99,7 +99,8 @@ def _longest_context(config: DataConfig, tokenizer: Any) -> int | None:
 
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < _UNBOUNDED else []
     try:
-        model = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+        weights = adapter_base(config.model) or config.model
+        model = AutoConfig.from_pretrained(weights, trust_remote_code=config.trust_remote_code)
         limits.append(getattr(model.get_text_config(), "max_position_embeddings", None))
     except Exception:  # there is none, or it is damaged: preview and check need none, and training says so
         return limits[0] if limits else None

@@ -13,7 +13,8 @@ class Gpu:
 
     `utilisation` is the lowest, the usual and the highest share of the peak that training steps reached, counted as
     in metrics.jsonl's mfu, and `source` says where. `link` is the bandwidth of a GPU to others of its machine in one
-    direction, bytes/s, from the data sheet.
+    direction, bytes/s, from the data sheet, and `network` its share of the machine's to other machines, from the data
+    sheet of the maker's own machine with 8 of them (DGX, HGX; for L40S a card of 200 Gb/s for two).
     """
 
     name: str
@@ -22,7 +23,18 @@ class Gpu:
     utilisation: tuple[float, float, float]
     source: str
     link: float
+    network: float
 
+    def bandwidth(self, gpus: int) -> float:
+        """Bytes/s in one direction at which a GPU exchanges with `gpus` - 1 others, if all links are in use.
+
+        Between machines each of them sends what crosses its border through the network of all its GPUs together.
+        """
+        return self.link if gpus <= MACHINE else min(self.link, MACHINE * self.network)
+
+
+MACHINE = 8
+"""GPUs of a machine."""
 
 _H100_RUNS = (0.40, 0.44, 0.47)
 _MEASURED = "docs/performance.md: full fine-tuning of 1.7B, packs of 12k to 16k tokens"
@@ -30,13 +42,13 @@ _ASSUMED = "not measured; that of an H100 is assumed"
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("H100", 79.1, 989e12, _H100_RUNS, _MEASURED, 450e9),
-        Gpu("H200", 139.8, 989e12, _H100_RUNS, _ASSUMED, 450e9),
-        Gpu("B200", 178.0, 2250e12, _H100_RUNS, _ASSUMED, 900e9),
-        Gpu("A100", 79.1, 312e12, _H100_RUNS, _ASSUMED, 300e9),
-        Gpu("A100-40", 39.4, 312e12, _H100_RUNS, _ASSUMED, 300e9),
-        Gpu("L40S", 44.4, 362e12, _H100_RUNS, _ASSUMED, 32e9),
-        Gpu("MI300X", 191.5, 1307e12, _H100_RUNS, _ASSUMED, 448e9),
+        Gpu("H100", 79.1, 989e12, _H100_RUNS, _MEASURED, 450e9, 50e9),
+        Gpu("H200", 139.8, 989e12, _H100_RUNS, _ASSUMED, 450e9, 50e9),
+        Gpu("B200", 178.0, 2250e12, _H100_RUNS, _ASSUMED, 900e9, 50e9),
+        Gpu("A100", 79.1, 312e12, _H100_RUNS, _ASSUMED, 300e9, 25e9),
+        Gpu("A100-40", 39.4, 312e12, _H100_RUNS, _ASSUMED, 300e9, 25e9),
+        Gpu("L40S", 44.4, 362e12, _H100_RUNS, _ASSUMED, 32e9, 12.5e9),
+        Gpu("MI300X", 191.5, 1307e12, _H100_RUNS, _ASSUMED, 448e9, 50e9),
     )
 }
 USABLE = 0.95

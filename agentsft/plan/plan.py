@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from agentsft.config import TrainConfig
+from agentsft.config import TrainConfig, check_together
+from agentsft.errors import UserError
 from agentsft.plan.gpus import USABLE, Gpu
-from agentsft.plan.memory import GIB, Memory, memory
+from agentsft.plan.memory import GIB, Memory, host_bytes, memory
 from agentsft.plan.shape import Shape, load_shape
 from agentsft.plan.work import Work, plan_work
+from agentsft.train.shard import MOST_GRADIENTS
 from agentsft.types import TokenTree
 
 
@@ -18,8 +22,9 @@ class Plan:
     """Seconds are for the whole run at the lowest, the usual and the highest measured utilisation.
 
     `exchange` are those in which GPUs exchange gradients (and weights), were they to do nothing else then; they are
-    not part of `seconds`, since they run beside the last pass as far as they fit. `changes` are settings with which
-    it would fit, each with its memory in GiB.
+    not part of `seconds`, since they run beside the last pass as far as they fit. `host` are the bytes of host memory
+    that each GPU's process takes for offloaded activations. `changes` are settings with which it would fit, each with
+    its memory in GiB.
     """
 
     work: Work
@@ -31,6 +36,7 @@ class Plan:
     seconds: tuple[float, float, float]
     exchange: float
     fits: bool
+    host: float
     changes: tuple[tuple[str, float], ...]
 
 
@@ -39,13 +45,20 @@ def make_plan(
 ) -> Plan:
     """The plan of a run of `config` over `conversations`, of which `trees` are all or a fair sample.
 
-    `sharded` divides weights, gradients and optimizer state among the GPUs (FSDP2). Raises UserError where the
-    model's configuration cannot be read.
+    `sharded`, or the setting fsdp, divides weights, gradients and optimizer state among the GPUs (FSDP2). Raises
+    UserError where the model's configuration cannot be read, and for settings that do not go together.
     """
+    check_together(config, run=False)
+    sharded = sharded or config.fsdp
+    if sharded and gpus > 1 and config.load_in_4bit:
+        raise UserError("load_in_4bit does not work with FSDP2: leave that out, and each GPU has a whole base.")
     shape = load_shape(config)
     work = plan_work(config, shape, trees, conversations, gpus)
     shards = gpus if sharded else 1
-    needed = memory(shape, work.pack, config.gradient_checkpointing, shards)
+    if config.sync_each_batch is None or work.passes <= 1:  # as a run decides it; a single pass leaves nothing to wait
+        each = work.passes <= 1 or 4 * shape.trainable > MOST_GRADIENTS * gpu.memory * GIB
+        config = replace(config, sync_each_batch=each)
+    needed = _needed(config, shape, work.pack, shards)
     flops = work.flops * (_recomputed(shape) if config.gradient_checkpointing else 1.0)
     lowest, usual, highest = (
         work.steps * flops / (gpus * work.balance * gpu.peak * share) for share in gpu.utilisation
@@ -59,8 +72,9 @@ def make_plan(
         sharded=sharded,
         memory=needed,
         seconds=(lowest, usual, highest),
-        exchange=work.steps * _exchanged(shape, work, gpus, sharded) / gpu.link,
+        exchange=work.steps * _exchanged(config, shape, work, gpus, sharded) / gpu.bandwidth(gpus),
         fits=fits,
+        host=host_bytes(shape, work.pack) if config.activation_offloading else 0.0,
         changes=() if fits else tuple(_changes(config, shape, work, gpu, gpus, sharded)),
     )
 
@@ -73,52 +87,81 @@ def _recomputed(shape: Shape) -> float:
     return 3 / 2 if shape.adapter else 4 / 3
 
 
-def _exchanged(shape: Shape, work: Work, gpus: int, sharded: bool) -> float:
+def _exchanged(config: TrainConfig, shape: Shape, work: Work, gpus: int, sharded: bool) -> float:
     """Bytes that a GPU sends in a step.
 
-    Gradients once, in a ring: 2 (n - 1) / n of their float32 size, or half of that where each GPU keeps its share
-    alone; weights that are shared are then gathered for each forward and each backward pass, in bfloat16.
+    Gradients in a ring: 2 (n - 1) / n of their float32 size once; half of that where each GPU keeps its share alone,
+    for each pass with sync_each_batch. Weights that are shared are gathered for each forward and each backward pass,
+    in bfloat16.
     """
     ring = (gpus - 1) / gpus
     gradients = 4.0 * shape.trainable * ring
     if not sharded:
         return 2 * gradients
-    return gradients + 2 * work.passes * 2.0 * shape.parameters * ring
+    return gradients * (work.passes if config.sync_each_batch else 1) + 2 * work.passes * 2.0 * shape.parameters * ring
 
 
 def _changes(
     config: TrainConfig, shape: Shape, work: Work, gpu: Gpu, gpus: int, sharded: bool
 ) -> Iterator[tuple[str, float]]:
-    """Single changes and pairs of them with which the run would fit, and the GiB that it would take then."""
-    room = USABLE * gpu.memory * GIB
-    shards = gpus if sharded else 1
-    pack = _largest_pack(shape, work, room, config.gradient_checkpointing, shards)
+    """The simplest changes of settings with which the run would fit, and the GiB that it would take then."""
+    room, shards = USABLE * gpu.memory * GIB, gpus if sharded else 1
+    pack = _largest_pack(config, shape, work, room, shards)
+    checkpointed = replace(config, gradient_checkpointing=True)
     if pack:
-        needed = memory(shape, pack, config.gradient_checkpointing, shards)
-        yield f"micro_batch_tokens: {pack}", needed.total / GIB
-    elif not config.gradient_checkpointing and (pack := _largest_pack(shape, work, room, True, shards)):
-        together = memory(shape, pack, True, shards).total / GIB
+        yield f"micro_batch_tokens: {pack}", _needed(config, shape, pack, shards).total / GIB
+    elif not config.gradient_checkpointing and (pack := _largest_pack(checkpointed, shape, work, room, shards)):
+        together = _needed(checkpointed, shape, pack, shards).total / GIB
         yield f"gradient_checkpointing: true, with micro_batch_tokens: {pack}", together
-    checkpointed = memory(shape, work.pack, True, shards).total
-    if not config.gradient_checkpointing and checkpointed <= room:
-        yield "gradient_checkpointing: true", checkpointed / GIB
-    if config.tuner == "full":
-        lora = replace(config, tuner="lora")
-        for checkpointing in {config.gradient_checkpointing, True}:
-            needed = memory(load_shape(lora), work.pack, checkpointing, shards)
-            if needed.total <= room:
-                also = "" if checkpointing == config.gradient_checkpointing else ", gradient_checkpointing: true"
-                yield f"tuner: lora{also}", needed.total / GIB
-                break
+    found: list[set[str]] = []
+    shapes = {(config.tuner, config.load_in_4bit): shape}
+    for wanted in _SAVING:
+        settings = {name: value for name, value in wanted.items() if getattr(config, name) != value}
+        if "tuner" in settings and config.tuner != "full":
+            del settings["tuner"]
+        if not settings or (shards > 1 and "load_in_4bit" in settings) or any(one <= settings.keys() for one in found):
+            continue
+        changed = replace(config, **settings)
+        key = (changed.tuner, changed.load_in_4bit)
+        if key not in shapes:
+            shapes[key] = load_shape(changed)
+        needed = _needed(changed, shapes[key], work.pack, shards).total
+        if needed <= room:
+            found.append(set(settings))
+            yield ", ".join(f"{name}: {_said(value)}" for name, value in settings.items()), needed / GIB
     for more in (2, 4, 8, 16, 32, 64):
-        if more > shards and (needed := memory(shape, work.pack, config.gradient_checkpointing, more)).total <= room:
-            yield f"weights and optimizer shared by {more} GPUs (FSDP2)", needed.total / GIB
+        if config.load_in_4bit:
+            break
+        if more > shards and (needed := _needed(config, shape, work.pack, more).total) <= room:
+            yield f"weights and optimizer shared by {more} GPUs (FSDP2)", needed / GIB
             break
 
 
-def _largest_pack(shape: Shape, work: Work, room: float, checkpointing: bool, shards: int) -> int:
+_SAVING: tuple[dict[str, Any], ...] = (
+    {"gradient_checkpointing": True},
+    {"gradient_checkpointing": True, "activation_offloading": True},
+    {"tuner": "lora"},
+    {"tuner": "lora", "gradient_checkpointing": True},
+    {"tuner": "lora", "gradient_checkpointing": True, "activation_offloading": True},
+    {"tuner": "lora", "load_in_4bit": True},
+    {"tuner": "lora", "load_in_4bit": True, "gradient_checkpointing": True},
+    {"tuner": "lora", "load_in_4bit": True, "gradient_checkpointing": True, "activation_offloading": True},
+)
+"""Settings that save memory, what costs least first."""
+
+
+def _said(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _needed(config: TrainConfig, shape: Shape, pack: int, shards: int) -> Memory:
+    waiting = shards > 1 and not config.sync_each_batch
+    return memory(shape, pack, config.gradient_checkpointing, shards, config.activation_offloading, waiting)
+
+
+def _largest_pack(config: TrainConfig, shape: Shape, work: Work, room: float, shards: int) -> int:
     """The largest multiple of 1,024 tokens that fits and takes the longest path; 0 where there is none."""
-    empty = memory(shape, 0, checkpointing, shards).total
-    each = memory(shape, 1, checkpointing, shards).total - empty
-    pack = int((room - empty) / each) // 1024 * 1024
-    return pack if pack >= max(work.longest, 1024) and pack < work.pack else 0
+    smallest = -(-max(work.longest, 1024) // 1024)
+    packs = range(smallest, -(-work.pack // 1024))
+    fitting = bisect_right(packs, room, key=lambda thousand: _needed(config, shape, 1024 * thousand, shards).total)
+    return 1024 * packs[fitting - 1] if fitting else 0

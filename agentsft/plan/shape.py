@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from agentsft.errors import UserError
 from agentsft.train.flops import Flops
 from agentsft.train.model import _with_adapter, decoder_layers, parameter_counts
 from agentsft.train.module import base_model
+from agentsft.train.quantize import bytes_each
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Shape:
     `matrices` are the parameters that matrix products read, `layer_parameters` those of the largest decoder layer,
     `head` those of the output embeddings, `heads` and `key_heads` the widths of all query and all key heads,
     `intermediate` the width of the feed-forward layer (of all experts that a token passes through), `query_norm`
-    whether queries and keys are normalized, `gated` whether the feed-forward layer has a gate.
+    whether queries and keys are normalized, `gated` whether the feed-forward layer has a gate. `quantized` are the
+    parameters in 4 bits, which take `quantized_bytes`, and `largest` those of the largest of their matrices.
     """
 
     parameters: int
@@ -42,6 +45,9 @@ class Shape:
     gated: bool
     adapter: bool
     flops: Flops
+    quantized: int = 0
+    quantized_bytes: float = 0.0
+    largest: int = 0
 
 
 def load_shape(config: TrainConfig) -> Shape:
@@ -61,8 +67,10 @@ def shape_of(config: TrainConfig, model: Any) -> Shape:
     text = model.config.get_text_config()
     layers = decoder_layers(model) or nn.ModuleList()
     matrices = sum(p.numel() for p in model.parameters() if p.ndim >= 2)
+    quantized = _quantized(model) if config.load_in_4bit else []
     if config.tuner != "full":
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks by a name that Transformers 5.23 changed
             model = _with_adapter(config, model, None)
     trainable, parameters = parameter_counts(model)
     base = base_model(model)
@@ -88,4 +96,13 @@ def shape_of(config: TrainConfig, model: Any) -> Shape:
         gated=bool(names & {"gate_proj", "gate_up_proj"}) or bool(experts),
         adapter=config.tuner != "full",
         flops=Flops(model),
+        quantized=sum(quantized),
+        quantized_bytes=sum(quantized) * bytes_each(config.bnb_4bit_use_double_quant),
+        largest=max(quantized, default=0),
     )
+
+
+def _quantized(model: Any) -> list[int]:
+    """Sizes of the matrices that load_in_4bit quantises: those of all linear layers but the head."""
+    head = model.get_output_embeddings()
+    return [m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head]

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from agentsft.config import TrainConfig
 from agentsft.encode.load import adapter_base
 from agentsft.errors import UserError
+from agentsft.train.quantize import COMPUTE, dequantized, is_quantized, loading_arguments, settle
 from agentsft.train.saving import save_model
 
 TOLERANCE = 1e-4
@@ -51,19 +53,22 @@ def merge_adapter(
     samples: Sequence[Sequence[int]],
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    run: TrainConfig | None = None,
 ) -> tuple[Difference, Difference, str]:
     """Writes `base` with `adapter` merged into it to `output`, with `tokenizer`.
 
-    Merging is done in float32; `dtype` (auto: the base's own) is that of the saved weights. `samples` are token ids
-    on which models are compared: first in float32, where nothing but the order of sums may differ, then the saved
-    folder as it is loaded again, which rounding to `dtype` changes a little. Gives both differences and the dtype's
-    name. Raises UserError where a model cannot be loaded or written or differs by more than `TOLERANCE` or `MOST_KL`;
+    Where `run`, the settings of the adapter's run with its precision resolved, has load_in_4bit, the base is quantised
+    as it was there and then made plain again: the adapter was trained upon those very weights. Merging is done in
+    float32; `dtype` (auto: the base's own) is that of the saved weights. `samples` are token ids on which models are
+    compared: first in float32, where nothing but the order of sums may differ, then the saved folder as it is loaded
+    again, which rounding to `dtype` changes a little. Gives both differences and the dtype's name. Raises UserError
+    where a model cannot be loaded or written or differs by more than `TOLERANCE` or `MOST_KL`;
     nothing is left in `output` in the latter case.
     """
     from peft import PeftModel
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = _load(base, torch.float32, trust_remote_code).to(device)
+    device = device_for(base, trust_remote_code)
+    model = _base(base, trust_remote_code, run, device)
     try:
         adapted = PeftModel.from_pretrained(model, adapter).eval()
     except Exception as error:  # damaged files make the libraries raise all kinds
@@ -98,10 +103,34 @@ def merge_adapter(
     return exact, rounded, name
 
 
-def _load(path: str, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+def device_for(path: str, trust_remote_code: bool) -> torch.device:
+    """The GPU where its free memory holds the model in float32 and a quarter more, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
     try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code).eval()
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(f"model {path}: cannot be loaded ({_line(error)}).") from None
+    needed = 1.25 * 4 * sum(parameter.numel() for parameter in model.parameters())
+    return torch.device("cuda" if needed <= torch.cuda.mem_get_info()[0] else "cpu")
+
+
+def _base(path: str, trust_remote_code: bool, run: TrainConfig | None, device: torch.device) -> Any:
+    """The base in float32 on `device`, from 4-bit weights where the run had such, or where it is stored so."""
+    dtype, more = torch.float32, {}
+    if run is not None and run.load_in_4bit:
+        dtype, more = COMPUTE[run.precision], loading_arguments(run, run.precision, device)
+    model = _load(path, dtype, trust_remote_code, more)
+    return dequantized(settle(model), torch.float32) if is_quantized(model) else model.to(device)
+
+
+def _load(path: str, dtype: torch.dtype, trust_remote_code: bool, more: dict[str, Any] | None = None) -> Any:
+    more = {"dtype": dtype, "trust_remote_code": trust_remote_code, **(more or {})}
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, **more).eval()
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise UserError(f"model {path}: cannot be loaded ({_line(error)}).") from None
 
 

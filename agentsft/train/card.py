@@ -130,8 +130,9 @@ def _introduction(config: TrainConfig, run: RunFolder) -> str:
     kind = "Fine-tuned from" if config.tuner == "full" else f"{_TUNERS[config.tuner]} for"
     counts = f"{run.info['conversations']:,} " if isinstance(run.info.get("conversations"), int) else ""
     steps = f", {run.steps[-1]['step']:,} steps of {config.batch_size}" if run.steps else ""
+    four = f", whose weights had 4 bits ({config.bnb_4bit_quant_type}) in training," if config.load_in_4bit else ""
     return (
-        f"{kind} `{without_place(config.model)}` with agentsft on {counts}conversations of agents{steps}. Every "
+        f"{kind} `{without_place(config.model)}`{four} with agentsft on {counts}conversations of agents{steps}. Every "
         "response was trained in the context that a server renders for it with the chat template in this folder."
     )
 

@@ -17,8 +17,12 @@ from accelerate.utils import broadcast_object_list
 from agentsft.config import TrainConfig
 from agentsft.errors import UserError
 from agentsft.train.earlier import all_checkpoints, refuse_earlier_run
+from agentsft.train.shard import like, own_part, slices
 
 STATE, OPTIMIZER, MANIFEST = "trainer_state.json", "optimizer.pt", "manifest.json"
+
+SHARDS = "shards.json"
+"""The index of a checkpoint in shards, which has neither plain weights nor an optimizer.pt."""
 
 ABANDONED = "abandoned"
 
@@ -27,7 +31,7 @@ def fault(path: Path, content: bool = True) -> str | None:
     """What is wrong with the checkpoint in `path` by its manifest, or None. Without `content` sizes alone count."""
     try:
         files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-        if missing := {STATE, OPTIMIZER} - files.keys():
+        if missing := {STATE, SHARDS if SHARDS in files else OPTIMIZER} - files.keys():
             return f"{MANIFEST} does not list {min(missing)}"
         for name, listed in files.items():
             if (size := (path / name).stat().st_size) != listed["bytes"]:
@@ -130,8 +134,22 @@ def load_state(path: Path) -> dict[str, Any]:
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
     """Moments and step counts from `path`; rates and other settings stay those of `optimizer`."""
     try:
-        saved = torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True)
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        # Mapped, since each of several processes takes only its own share of it.
+        saved = torch.load(path / OPTIMIZER, map_location="cpu", weights_only=True, mmap=True)["state"]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        states = {
+            number: {name: _share(value, parameters[number]) for name, value in values.items()}
+            for number, values in saved.items()
+        }
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    except (OSError, RuntimeError, ValueError, KeyError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path / OPTIMIZER}: cannot be read ({reason}); resume from another checkpoint.") from None
+
+
+def _share(value: Any, parameter: torch.Tensor) -> Any:
+    """What this process holds of a moment of `parameter`, which may be sharded."""
+    if not isinstance(value, torch.Tensor) or not value.ndim:
+        return value
+    local, offset = own_part(parameter)
+    return like(value[slices(offset, local.shape)].clone(), parameter)

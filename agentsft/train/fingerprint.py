@@ -24,9 +24,13 @@ MUST_MATCH = (
 )
 """Settings that a resumed run shares with the one it goes on from."""
 
+QUANTIZATION = {"load_in_4bit": False, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+"""More of them, and what the checkpoints had that do not name them."""
+
 SHAPES_DATA = (
     "data",
     "data_format",
+    "columns",
     "chat_template",
     "template_kwargs",
     "agent_format",
@@ -60,12 +64,12 @@ def fingerprint(config: TrainConfig, examples: Examples) -> dict[str, Any]:
     Tokenizer, template and strategy are in the digest, through the tokens and weights that they give.
     """
     mixed = {"data_weights": config.data_weights} if config.data_weights else {}
-    return {name: getattr(config, name) for name in MUST_MATCH} | mixed | {"data": examples.digest()}
+    return {name: getattr(config, name) for name in (*MUST_MATCH, *QUANTIZATION)} | mixed | {"data": examples.digest()}
 
 
 def check_fingerprint(where: str, state: dict[str, Any], expected: dict[str, Any], config: TrainConfig) -> None:
     """Raises UserError, with all that changed and what may change, where the checkpoint belongs to another run."""
-    saved, settings = state["fingerprint"], state.get("settings", {})
+    saved, settings = QUANTIZATION | state["fingerprint"], state.get("settings", {})
     changed = [
         _change(name, saved.get(name), value)
         for name, value in expected.items()
@@ -83,7 +87,7 @@ def check_fingerprint(where: str, state: dict[str, Any], expected: dict[str, Any
 
 def other_settings(state: dict[str, Any], config: TrainConfig, world_size: int) -> str:
     """A note on the settings that the run goes on with although the checkpoint's run had others, or ''."""
-    names = [name for name in asdict(config) if name not in (*WITHOUT_EFFECT, *MUST_MATCH, *SHAPES_DATA)]
+    names = [name for name in asdict(config) if name not in (*WITHOUT_EFFECT, *MUST_MATCH, *QUANTIZATION, *SHAPES_DATA)]
     changes = _changes(names, state.get("settings", {}), config)
     if state.get("world_size") != world_size:
         changes.append(f"{state.get('world_size')} processes there, {world_size} now")

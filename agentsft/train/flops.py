@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from agentsft.train.module import base_model
+from agentsft.train.quantize import shape, size
 from agentsft.types import TokenTree
 
 PEAK = {
@@ -75,9 +76,9 @@ class Flops:
 def _cost(parameter: nn.Parameter, config: Any) -> float:
     """FLOPs per token of a matrix; of stacked experts [e, ., .] only those that a token passes through."""
     experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 0
-    stacked = parameter.ndim == 3 and parameter.shape[0] == experts
+    stacked = parameter.ndim == 3 and shape(parameter)[0] == experts
     share = getattr(config, "num_experts_per_tok", experts) / experts if stacked else 1.0
-    return (6.0 if parameter.requires_grad else 4.0) * parameter.numel() * share
+    return (6.0 if parameter.requires_grad else 4.0) * size(parameter) * share
 
 
 def _windows(config: Any) -> Counter[int | None]:

@@ -26,6 +26,7 @@ from agentsft.train.metrics import finite, loss_by_label
 from agentsft.train.nonfinite import NON_FINITE, culprits
 from agentsft.train.optim import learning_rate
 from agentsft.train.passes import backward, evaluated
+from agentsft.train.shard import clip, reshard
 from agentsft.types import LABELS, TokenTree
 
 
@@ -47,7 +48,8 @@ class Run:
     peak FLOP/s of all devices together, `sources` where each tree comes from, `bad_steps` the number of steps skipped
     for a NaN or infinite loss or gradient. Of this process alone: `limit`, the most tokens of a pass after memory ran
     out, `proven`, the most tokens (padding included) of a pass that went well, and `halved`, how often memory ran out
-    since the last step that said so.
+    since the last step that said so. `sharded` is for FSDP2, whose gradients are exchanged once a step, or after each
+    pass where `sync_each` says so.
     """
 
     config: TrainConfig
@@ -67,6 +69,8 @@ class Run:
     limit: int | None = None
     proven: int = 0
     halved: int = 0
+    sharded: bool = False
+    sync_each: bool = False
 
     def __post_init__(self) -> None:
         self._ahead = Ahead(self._prepared)
@@ -189,7 +193,8 @@ def check_bad_steps(run: Run, row: dict[str, Any]) -> None:
 def _update(run: Run) -> tuple[float, str]:
     """Clips and applies the gradients. Gives their norm before clipping, and why they were not applied, or ''."""
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
-    norm = float(run.accelerator.clip_grad_norm_(parameters, run.config.max_grad_norm or math.inf))
+    limit = run.config.max_grad_norm or math.inf
+    norm = float(clip(parameters, limit) if run.sharded else run.accelerator.clip_grad_norm_(parameters, limit))
     applied = math.isfinite(norm)
     if applied or run.accelerator.scaler is not None:  # the scaler must see an overflow to lower its scale
         run.optimizer.step()
@@ -210,13 +215,13 @@ def evaluate(run: Run, trees: Sequence[TokenTree], asked: Asked = lambda: 0) -> 
     with torch.no_grad():
         for first in range(0, len(trees), batch_size):
             if asked():
-                run.module.train()
+                _back_to_training(run)
                 return None
             plan = run.planner.plan(trees[first : first + batch_size])
             items, counts = items + plan.num_items, counts + plan.label_counts
             denominator += run.denominator(plan)
             evaluated(run, list(plan.ranks[rank]), sums)
-    run.module.train()
+    _back_to_training(run)
     *total, halved = _reduced(run, sums)
     row = {
         "eval_loss": finite(total[0] / denominator) if denominator else None,
@@ -225,6 +230,12 @@ def evaluate(run: Run, trees: Sequence[TokenTree], asked: Asked = lambda: 0) -> 
         "seconds": round(time.perf_counter() - started, 4),
     }
     return row | ({"out_of_memory": int(halved)} if halved else {})
+
+
+def _back_to_training(run: Run) -> None:
+    run.module.train()
+    if run.sharded:
+        reshard(run.module)
 
 
 def _reduced(run: Run, sums: torch.Tensor) -> list[float]:

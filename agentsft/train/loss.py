@@ -105,12 +105,14 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 class _Product:
-    """Logits as one matrix product, whose weight gradient is summed over the chunks in the weight's own precision."""
+    """Logits as one matrix product, whose weight gradient is summed over the chunks in float32."""
 
     def __init__(self, weight: nn.Parameter, hidden: torch.Tensor) -> None:
         self.dtype = _dtype(weight, hidden.device)
         self.weight = weight.detach().to(self.dtype)
-        self.gradient = torch.zeros_like(weight) if weight.requires_grad else None
+        # Under FSDP2 the weight has 16 bits, but the sum over the chunks is not rounded each time.
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        self.gradient = torch.zeros_like(weight, dtype=wide) if weight.requires_grad else None
 
     @property
     def gradients(self) -> list[torch.Tensor]:

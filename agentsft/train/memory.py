@@ -69,15 +69,17 @@ def halve(run: Run, pack: Pack, reason: str) -> list[Pack]:
 
 
 def while_synchronising(run: Run, pack: Pack, reason: str) -> UserError:
-    """The error where memory ran out while gradients were exchanged, which cannot be begun again."""
+    """The error where memory ran out while processes exchanged gradients or weights, which cannot be begun again."""
     lower = f"micro_batch_tokens: {max(columns(pack, run.multiple) // 2, 1)}"
-    return UserError(f"out of memory while gradients were exchanged; {_remedy(run.config, lower)} ({reason}).")
+    when = "under FSDP2, which cannot repeat a pass" if run.sharded else "while gradients were exchanged"
+    return UserError(f"out of memory {when}; {_remedy(run.config, lower)} ({reason}).")
 
 
 def outside_of_passes(config: TrainConfig, error: BaseException) -> UserError:
     """The error where memory ran out for weights, gradients or moments, which no micro-batch can help."""
     reason = " ".join(str(error).split())[:200]
-    lora = "set tuner: lora, or " if config.tuner == "full" else ""
+    lora = "" if config.load_in_4bit else "set load_in_4bit: true, or "
+    lora = "set tuner: lora, or " if config.tuner == "full" else lora
     return UserError(
         f"out of memory for weights, gradients or moments; {lora}take a smaller model or a device with more memory "
         f"({reason})."
@@ -88,6 +90,8 @@ def _remedy(config: TrainConfig, lower: str) -> str:
     ways = [lower]
     if not config.gradient_checkpointing:
         ways.append("gradient_checkpointing: true")
+    elif not config.activation_offloading:
+        ways.append("activation_offloading: true")
     if config.tuner == "full":
         ways.append("tuner: lora")
     return f"set {' or '.join(ways)}"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from agentsft.config import TrainConfig
+from agentsft.config import TrainConfig, check_together
 from agentsft.errors import UserError
 from agentsft.train.module import base_model
+from agentsft.train.quantize import is_quantized, loading_arguments, settle, size
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -27,20 +29,38 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
-def load_model(config: TrainConfig, device: torch.device, precision: str, checkpoint: Path | None = None) -> Any:
+def load_model(
+    config: TrainConfig,
+    device: torch.device,
+    precision: str,
+    checkpoint: Path | None = None,
+    place: torch.device | None = None,
+) -> Any:
     """The model on `device`, ready to train; with `checkpoint`, its weights (or adapter) are those saved there.
 
+    `place` is where its weights are put instead; on the meta device it has shapes and no numbers, and nothing is read.
+
     Weights are float32, so that small updates are not lost; a frozen base under an adapter is bfloat16 where the
-    computation is. On a GPU in bfloat16 the residual stream is bfloat16, as it is when the model is served. Raises
-    UserError when model, checkpoint or adapter settings do not fit.
+    computation is, and its linear layers have 4 bits under load_in_4bit. On a GPU in bfloat16 the residual stream is
+    bfloat16, as it is when the model is served. Raises UserError when model, checkpoint or adapter settings do not fit.
     """
+    check_together(config)
     full = config.tuner == "full"
     dtype = torch.bfloat16 if not full and precision == "bf16" and device.type == "cuda" else torch.float32
-    model = _from_pretrained(config, checkpoint if full and checkpoint else config.model, dtype).to(device)
+    quantization = loading_arguments(config, precision, device)
+    empty = place is not None and place.type == "meta"
+    if empty:
+        model = _from_config(config, dtype)
+    else:
+        model = _from_pretrained(config, checkpoint if full and checkpoint else config.model, dtype, quantization)
+    model = settle(model) if is_quantized(model) else model.to(place or device)
+    if full and is_quantized(model):
+        raise UserError(f"model {config.model}: its weights are quantised and cannot be trained; set tuner: lora.")
     if precision == "bf16" and device.type == "cuda":
         model.get_input_embeddings().register_forward_hook(_in_bfloat16)
     if not full:
-        model = _with_adapter(config, model, checkpoint)
+        with torch.device("meta") if empty else nullcontext():
+            model = _with_adapter(config, model, None if empty else checkpoint)
     if config.gradient_checkpointing:
         _checkpoint_activations(base_model(model))
     return model.train()
@@ -60,14 +80,26 @@ def _checkpoint_activations(model: Any) -> None:
         raise UserError(f"gradient_checkpointing: {error}") from error
 
 
-def _from_pretrained(config: TrainConfig, path: str | Path, dtype: torch.dtype) -> Any:
+def _from_pretrained(config: TrainConfig, path: str | Path, dtype: torch.dtype, more: dict[str, Any]) -> Any:
     requested = config.attn_implementation if config.attn_implementation != "flex_attention" else None
     try:
         return AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation=requested, trust_remote_code=config.trust_remote_code
+            path, dtype=dtype, attn_implementation=requested, trust_remote_code=config.trust_remote_code, **more
         )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"model {path}: cannot be loaded ({' '.join(str(error).split())[:500]})") from error
+
+
+def _from_config(config: TrainConfig, dtype: torch.dtype) -> Any:
+    requested = config.attn_implementation if config.attn_implementation != "flex_attention" else None
+    try:
+        published = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                published, dtype=dtype, attn_implementation=requested, trust_remote_code=config.trust_remote_code
+            )
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise UserError(f"model {config.model}: cannot be made ({' '.join(str(error).split())[:500]})") from error
 
 
 def _with_adapter(config: TrainConfig, model: Any, checkpoint: Path | None) -> Any:
@@ -90,7 +122,7 @@ def _with_adapter(config: TrainConfig, model: Any, checkpoint: Path | None) -> A
     torch.manual_seed(config.seed)
     try:
         return get_peft_model(model, lora)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # RuntimeError: a quantised module to be trained in full
         raise UserError(f"lora_target_modules, lora_modules_to_save: {' '.join(str(error).split())}") from error
 
 
@@ -100,17 +132,23 @@ def decoder_layers(model: Any) -> nn.ModuleList | None:
     return max(lists, key=len, default=None)
 
 
-def compile_layers(model: Any) -> str:
-    """Compiles each decoder layer by itself, which is quick and reused by all of them; a note where that fails."""
+def compile_layers(model: Any, inside: bool = False) -> str:
+    """Compiles each decoder layer by itself, which is quick and reused by all of them; a note where that fails.
+
+    `inside` leaves the layers' hooks out of what is compiled: FSDP2's gather and free the weights around it.
+    """
     layers = decoder_layers(model)
     if layers is None:
         return "torch_compile is not used, since the model has no list of layers."
     for layer in layers:
-        layer.compile()
+        if inside:
+            layer.forward = torch.compile(layer.forward)
+        else:
+            layer.compile()
     return ""
 
 
 def parameter_counts(model: Any) -> tuple[int, int]:
     """Trainable parameters and all parameters."""
-    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    counts = [(size(p), p.requires_grad) for p in model.parameters()]
     return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -11,30 +13,56 @@ from torch import nn
 from agentsft.batch.collate import MicroBatch
 from agentsft.train.attention import Attention
 from agentsft.train.loss import Head, chunk_rows, chunked_loss, plain_loss
+from agentsft.train.offload import Offload
+
+T = TypeVar("T")
 
 
 class LossModule(nn.Module):
     """A causal language model that returns sums over a micro-batch's targets instead of logits.
 
     `model` is a Transformers model or PEFT's wrapper of one. `own_head` False leaves the logits to the model's own
-    forward, for heads that `Head` does not know. `compiled` compiles the softmax.
+    forward, for heads that `Head` does not know. `compiled` compiles the softmax. `offload` keeps the hidden states
+    that wait for the backward pass in host memory.
     """
 
-    def __init__(self, model: Any, attention: Attention, own_head: bool = True, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        attention: Attention,
+        own_head: bool = True,
+        compiled: bool = False,
+        offload: Offload | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.attention = attention
         self.own_head = own_head
         self.compiled = compiled
+        self.offload = offload
 
     def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of weight * nll (float32, differentiable) and sums of nll by label (float32[len(LABELS)], detached)."""
         model = base_model(self.model)
-        if not self.own_head:
-            return plain_loss(model_logits(model, batch, self.attention), batch)
-        hidden = decode(model.get_decoder(), batch, self.attention).flatten(0, 1).index_select(0, batch.rows)
+        with self._offloaded(model, batch):
+            if not self.own_head:
+                return plain_loss(model_logits(model, batch, self.attention), batch)
+            hidden = decode(model.get_decoder(), batch, self.attention).flatten(0, 1).index_select(0, batch.rows)
         head = Head(model)
         return chunked_loss(head, hidden, batch, chunk_rows(head, hidden.device), self.compiled)
+
+    @torch.no_grad()
+    def ask(self, question: Callable[[Any], T]) -> T:
+        """`question(model)`, which may run the model or parts of it.
+
+        Under FSDP2 it sees whole weights, as `forward` does, and all processes ask the same together.
+        """
+        return question(self.model)
+
+    def _offloaded(self, model: Any, batch: MicroBatch) -> AbstractContextManager[Any]:
+        if self.offload is None:
+            return nullcontext()
+        return self.offload.around((*batch.input_ids.shape, model.config.get_text_config().hidden_size))
 
 
 def base_model(model: Any) -> Any:

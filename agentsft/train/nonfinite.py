@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 
 from agentsft.batch.collate import collate
 from agentsft.train.memory import divided, out_of_memory
+from agentsft.train.shard import gradient_norm
 from agentsft.types import TokenTree
 
 if TYPE_CHECKING:
@@ -27,11 +28,14 @@ def culprits(run: Run, step: int) -> list[str]:
     weights are those that it failed with; no gradient is left behind.
     """
     rank, world = run.accelerator.process_index, run.accelerator.num_processes
+    if run.sharded:  # no rank computes anything by itself: all of them compute each conversation
+        rank, world = 0, 1
     found = [
         number for number, tree in enumerate(run.trees_of(step)) if number % world == rank and not _is_finite(run, tree)
     ]
     sources = run.sources_of(step)
-    return [sources[number] for number in sorted(gather_object(found))] or sources
+    everywhere = found if run.sharded else gather_object(found)
+    return [sources[number] for number in sorted(everywhere)] or sources
 
 
 def _is_finite(run: Run, tree: TokenTree) -> bool:
@@ -41,19 +45,21 @@ def _is_finite(run: Run, tree: TokenTree) -> bool:
     finite = True
     try:
         for pack in (small for whole in plan.ranks[0] for small in divided(whole, run.limit)):
+            if run.sharded:
+                module.set_requires_gradient_sync(True)
             loss, _ = module(collate(pack, run.multiple, run.arrange).to(run.accelerator.device))
             (loss / max(plan.num_items, 1)).backward()
-            finite = finite and bool(torch.isfinite(loss)) and _gradients_are_finite(run)
+            fine = _gradients_are_finite(run)  # asked in any case: under FSDP2 all ranks must ask
+            finite = finite and fine and bool(torch.isfinite(loss))
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if run.sharded or not out_of_memory(error):
             raise
     run.optimizer.zero_grad()
     return finite
 
 
 def _gradients_are_finite(run: Run) -> bool:
-    gradients = [p.grad for group in run.optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+    return bool(torch.isfinite(gradient_norm([p for group in run.optimizer.param_groups for p in group["params"]])))
 
 
 def ledger_entries(row: dict[str, Any], index_of: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:

@@ -21,7 +21,8 @@ def backward(run: Run, plan: StepPlan, seed: int | None = None) -> torch.Tensor:
     `seed` is that of the step's random numbers. Where memory runs out, all gradients of this rank are thrown away, so
     that nothing of the failed pass is left in them, and the step begins anew with packs of half the size. Other ranks
     need not know: only one pass of each exchanges gradients. It is one of a size that has gone well before, or an
-    empty one after all others, since a failure in the middle of the exchange could not be undone.
+    empty one after all others, since a failure in the middle of the exchange could not be undone. Under FSDP2 every
+    pass needs all ranks, so there it is an error.
     """
     scale = run.accelerator.num_processes / run.denominator(plan)  # gradients are averaged over the ranks
     while True:
@@ -39,7 +40,7 @@ def backward(run: Run, plan: StepPlan, seed: int | None = None) -> torch.Tensor:
 
 def _all(run: Run, packs: list[Pack], scale: float, sums: torch.Tensor) -> tuple[Pack, str] | None:
     """All passes, added to `sums`; where memory ran out in one, its pack and the reason."""
-    alone = run.accelerator.num_processes == 1
+    alone = run.accelerator.num_processes == 1 or run.sharded
     for number, pack in enumerate(packs):
         size = columns(pack, run.multiple)
         last = number == len(packs) - 1 and (alone or not pack.trees or size <= run.proven)
@@ -56,7 +57,12 @@ def _one(run: Run, pack: Pack, scale: float, sums: torch.Tensor, last: bool) -> 
     """One pass; the reason where memory ran out, which must not outlive the error, since that holds the activations."""
     exchanging = False
     try:
-        if last:
+        if run.sharded:
+            exchanging = True
+            run.module.set_requires_gradient_sync(last or run.sync_each)
+            loss, by_label = _forward(run, pack)
+            run.accelerator.backward(loss * scale)
+        elif last:
             loss, by_label = _forward(run, pack)
             exchanging = run.accelerator.num_processes > 1
             run.accelerator.backward(loss * scale)
@@ -86,6 +92,8 @@ def evaluated(run: Run, packs: list[Pack], sums: torch.Tensor) -> None:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
+            if run.sharded:
+                raise while_synchronising(run, pack, " ".join(str(error).split())[:200]) from None
             failed = " ".join(str(error).split())[:200] or "out of memory"
         if failed:
             release()

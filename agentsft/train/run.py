@@ -32,6 +32,8 @@ from agentsft.train.reporter import Reporter, TrainResult
 from agentsft.train.saver import Saver
 from agentsft.train.saving import save_model
 from agentsft.train.setup import Setup, set_up
+from agentsft.train.shard import whole_weights
+from agentsft.train.sharded_saver import ShardedSaver
 from agentsft.train.trackers import Tracked
 from agentsft.types import Example
 
@@ -115,7 +117,8 @@ class _Steps:
         run, config, reporter = self.setup.run, self.setup.run.config, self.setup.reporter
         start, step = self.setup.start_step, self.setup.start_step
         limit = config.save_total_limit
-        with self._files(), Saver(self.setup.output, self.setup.model, run.optimizer, limit, reporter) as saver:
+        kind = ShardedSaver if run.sharded else Saver
+        with self._files(), kind(self.setup.output, self.setup.model, run.optimizer, limit, reporter) as saver:
             if not start or _due(config.eval_steps, start):  # where an interrupted run left it out
                 self._held_out(start)
             asked = self.interrupts.asked()
@@ -189,13 +192,16 @@ class _Steps:
         self.evaluations.write(row)
         self._say_halved(row, f"in the evaluation after step {step}")
         self.setup.reporter.on_eval(row)
-        if self.judge.ranking and self.judge.ranking.add(row) and self.main:
+        if self.judge.ranking and self.judge.ranking.add(row):
             self._keep_best(step)
 
     def _keep_best(self, step: int) -> None:
         """The model of the best evaluation so far, in output/best. One that cannot be written is a note."""
+        weights = whole_weights(self.setup.model, self.main) if self.setup.run.sharded else None
+        if not self.main:
+            return
         try:
-            save_model(self.setup.model, self.tokenizer, self.setup.output / "best")
+            save_model(self.setup.model, self.tokenizer, self.setup.output / "best", weights)
         except OSError as error:
             self.setup.reporter.on_note(f"output/best: the model of step {step} cannot be written ({_line(error)}).")
 
@@ -207,7 +213,7 @@ class _Steps:
         return True
 
     def _save(self, saver: Saver, step: int) -> None:
-        if self.main:
+        if self.main or self.setup.run.sharded:
             saver.save(self.setup.state(step))
 
     def _settle(self, saver: Saver) -> None:
@@ -230,13 +236,14 @@ def _due(every: int | None, step: int) -> bool:
 
 def _finish(setup: Setup, tokenizer: Any, interrupts: Interrupts) -> None:
     """Leaves model (in the dtype in which it was published) or adapter, tokenizer and chat template in the output."""
-    config, accelerator = setup.run.config, setup.run.accelerator
+    config, accelerator, sharded = setup.run.config, setup.run.accelerator, setup.run.sharded
+    if (accelerator.is_main_process or sharded) and config.tuner == "full":
+        published = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
+        (setup.run.module if sharded else setup.model).to(getattr(published, "dtype", None) or torch.float32)
+    weights = whole_weights(setup.model, accelerator.is_main_process) if sharded else None
     if accelerator.is_main_process:
-        if config.tuner == "full":
-            published = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
-            setup.model.to(getattr(published, "dtype", None) or torch.float32)
         try:
-            save_model(setup.model, tokenizer, setup.output)
+            save_model(setup.model, tokenizer, setup.output, weights)
             if note := write_card(config, setup.fingerprint["data"]):
                 setup.reporter.on_note(note)
         except OSError as error:

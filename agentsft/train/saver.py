@@ -11,6 +11,7 @@ import torch
 
 from agentsft.train.interrupt import Interrupted
 from agentsft.train.memory import host_memory_left, out_of_memory
+from agentsft.train.quantize import is_part_of_weight
 from agentsft.train.reporter import Reporter
 from agentsft.train.saving import not_written, save_checkpoint
 
@@ -33,6 +34,8 @@ class Saver:
         self.saved: int | None = None
         """Step of the last checkpoint that was written."""
         self._step, self._short = 0, False
+        self._sharers = 1
+        """Processes of this machine that make copies at the same time."""
         self._path: Path | None = None
         self._error: BaseException | None = None
 
@@ -62,11 +65,11 @@ class Saver:
         self._step = state["step"]
         copies = self._copy()
         if copies is None:
-            self._write(None, self._optimizer.state_dict(), state)
+            self._write(state, *self._originals())
             self.wait()
             return
         # A daemon, so that a second Ctrl-C is not kept waiting; what it leaves half-written bears no valid name.
-        self._thread = threading.Thread(target=self._write, args=(*copies, state), name="saver", daemon=True)
+        self._thread = threading.Thread(target=self._write, args=(state, *copies), name="saver", daemon=True)
         self._thread.start()
 
     def poll(self) -> None:
@@ -91,19 +94,28 @@ class Saver:
             self.saved = self._step
             self._reporter.on_save(str(path))
 
-    def _write(self, weights: dict[str, torch.Tensor] | None, moments: dict[str, Any], state: dict[str, Any]) -> None:
+    def _write(self, state: dict[str, Any], *content: Any) -> None:
         try:
-            self._path = save_checkpoint(self._output, self._model, weights, moments, state, self._limit)
+            self._path = self._save(state, *content)
         except BaseException as error:  # the caller's thread raises it
             self._error = error
 
-    def _copy(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    def _save(self, state: dict[str, Any], *content: Any) -> Path:
+        """Writes the checkpoint of `state` with what `_copy` or `_originals` gave."""
+        weights, moments = content
+        return save_checkpoint(self._output, self._model, weights, moments, state, self._limit)
+
+    def _originals(self) -> tuple[Any, ...]:
+        return None, self._optimizer.state_dict()
+
+    def _copy(self) -> tuple[Any, ...] | None:
         """Host copies of the weights and of the optimizer's state, or None where memory is too short for them.
 
         Frozen weights do not change and are not copied.
         """
         named = self._model.state_dict(keep_vars=True)
-        changing = {id(value): name for name, value in named.items() if _changes(value)}  # tied weights have one copy
+        # Tied weights have one copy.
+        changing = {id(value): name for name, value in named.items() if _changes(value) and not is_part_of_weight(name)}
         moments = self._optimizer.state_dict()
         originals = {f"weight {name}": named[name].detach() for name in changing.values()}
         for number, values in moments["state"].items():
@@ -132,7 +144,7 @@ class Saver:
             if name in originals and (copy.shape, copy.dtype) == (originals[name].shape, originals[name].dtype)
         }
         new = {name: value for name, value in originals.items() if name not in fitting}
-        needed, left = sum(value.nbytes for value in new.values()), host_memory_left()
+        needed, left = sum(value.nbytes for value in new.values()), host_memory_left() // self._sharers
         try:
             if needed > MOST_MEMORY * left:
                 raise MemoryError

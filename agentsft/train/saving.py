@@ -34,33 +34,59 @@ def save_checkpoint(
     `weights` is the model's state dict (None: take it from the model), `moments` the optimizer's. Raises OSError where
     it cannot be written (a full disk); earlier checkpoints are then as they were.
     """
-    path = output / f"checkpoint-{state['step']}"
-    aside = output / f".{path.name}.tmp"
-    for leftover in output.glob(".checkpoint-*.tmp"):  # of a killed run
-        shutil.rmtree(leftover, ignore_errors=True)
+    path, aside = places(output, state["step"])
+    make_aside(aside)
     try:
-        _write(aside, model, weights, moments, state)
-        for log in output.glob("*.jsonl"):  # the rows of the steps that a resumed run will not repeat
-            sync(log)
-        replaced = _set_aside(path)
-        os.replace(aside, path)
-        sync(output)
+        _write(aside, model, weights, moments)
+        describe(aside, state, {})
+        put_in_place(aside, path, limit)
     except Exception:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+    return path
+
+
+def places(output: Path, step: int) -> tuple[Path, Path]:
+    """Where the checkpoint of `step` belongs, and where it is written first."""
+    path = output / f"checkpoint-{step}"
+    return path, output / f".{path.name}.tmp"
+
+
+def make_aside(aside: Path) -> None:
+    """Makes the folder in which a checkpoint is written; what a killed run has left goes."""
+    for leftover in aside.parent.glob(".checkpoint-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside.mkdir(parents=True)
+
+
+def describe(aside: Path, state: dict[str, Any], known: dict[str, Any]) -> None:
+    """Writes the trainer's state and the manifest, whose entries for some files may be `known`; syncs all."""
+    (aside / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+    names = sorted(file.relative_to(aside).as_posix() for file in aside.rglob("*") if file.is_file())
+    found = digests(aside, [name for name in names if name not in known])
+    files = known | {name: {"bytes": (aside / name).stat().st_size, "sha256": found[name]} for name in found}
+    (aside / MANIFEST).write_text(json.dumps({"files": dict(sorted(files.items()))}, indent=1), encoding="utf-8")
+    for file in (*aside.rglob("*"), aside):
+        sync(file)
+
+
+def put_in_place(aside: Path, path: Path, limit: int | None) -> None:
+    """Gives the checkpoint its name, and removes the oldest beyond `limit`."""
+    output = path.parent
+    for log in output.glob("*.jsonl"):  # the rows of the steps that a resumed run will not repeat
+        sync(log)
+    replaced = _set_aside(path)
+    os.replace(aside, path)
+    sync(output)
     shutil.rmtree(replaced, ignore_errors=True)
     if limit:
         others = [other for other in all_checkpoints(output) if other != path]
         others.sort(key=lambda other: fault(other, content=False) is None)  # damaged ones go first, then the oldest
         for old in others[: max(0, len(others) - limit + 1)]:
             shutil.rmtree(_set_aside(old), ignore_errors=True)
-    return path
 
 
-def _write(
-    folder: Path, model: Any, weights: dict[str, torch.Tensor] | None, moments: dict[str, Any], state: dict[str, Any]
-) -> None:
-    folder.mkdir(parents=True)
+def _write(folder: Path, model: Any, weights: dict[str, torch.Tensor] | None, moments: dict[str, Any]) -> None:
     try:
         save_weights(model, folder, weights)
         torch.save(moments, folder / OPTIMIZER)
@@ -68,15 +94,6 @@ def _write(
         if isinstance(error, torch.AcceleratorError) or out_of_memory(error):
             raise
         raise OSError(" ".join(str(error).split())) from error
-    (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
-        for name, digest in digests(folder, names).items()
-    }
-    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-    for file in (*folder.rglob("*"), folder):
-        sync(file)
 
 
 def _set_aside(path: Path) -> Path:
@@ -101,8 +118,10 @@ def save_weights(model: Any, path: Path, weights: dict[str, torch.Tensor] | None
     model.save_pretrained(str(path), **named)
 
 
-def save_model(model: Any, tokenizer: Any, output: Path) -> None:
+def save_model(model: Any, tokenizer: Any, output: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Model or adapter, tokenizer and chat template, into `output`. Raises OSError where they cannot be written.
+
+    `weights` stand for the model's, which may be sharded.
 
     They are written aside and synced first. Then the old model's config goes, the files take their places, and the
     config comes last: a folder in which this was cut short is refused by from_pretrained, never half a model.
@@ -110,7 +129,7 @@ def save_model(model: Any, tokenizer: Any, output: Path) -> None:
     aside = output / ".model.tmp"
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        save_weights(model, aside)
+        save_weights(model, aside, weights)
         (aside / "README.md").unlink(missing_ok=True)  # PEFT's, with blanks to fill; write_card follows
         tokenizer.save_pretrained(aside)
         files = [file for file in sorted(aside.rglob("*")) if file.is_file()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, parse_flag_from_env
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    broadcast_object_list,
+    parse_flag_from_env,
+    patch_environment,
+)
 
 from agentsft.batch.collate import collate
 from agentsft.batch.length import best_length
@@ -25,14 +31,19 @@ from agentsft.train.attention import FLEX_BLOCK, Attention
 from agentsft.train.card import write_run_info
 from agentsft.train.fingerprint import check_fingerprint, fingerprint, other_settings
 from agentsft.train.flops import Flops, peak_flops
+from agentsft.train.fp8 import check_fp8, convert_layers
 from agentsft.train.kernel import choose_kernel
+from agentsft.train.launch import Sharding, asked_sharding
 from agentsft.train.layout import Layout, choose_layout
 from agentsft.train.loop import Run
 from agentsft.train.model import compile_layers, load_model, parameter_counts, resolve_precision
 from agentsft.train.module import LossModule, base_model
+from agentsft.train.offload import Offload
 from agentsft.train.optim import default_learning_rate, make_optimizer
 from agentsft.train.probe import head_fault
 from agentsft.train.reporter import Reporter, Silent, Summary
+from agentsft.train.shard import reshard, sharded_module, sharding_note, sync_each_batch
+from agentsft.train.shards import restore
 from agentsft.types import Example, TokenTree
 
 CPU_FILL = 1024
@@ -83,8 +94,13 @@ def set_up(
         raise UserError("data: no conversation is left to train.")
     if config.learning_rate is None:
         config = replace(config, learning_rate=default_learning_rate(config.tuner))
+    sharding = asked_sharding(config)
+    if sharding and sharding.checkpointing:
+        config = replace(config, gradient_checkpointing=True)
     accelerator, precision = _accelerator(config)
     device = accelerator.device
+    if config.fp8:
+        check_fp8(device, precision, config.load_in_4bit)
     resumed, passed_over = checkpoint.choose_checkpoint(config)
     marks = fingerprint(config, examples)
     mixture = mixture_of(config.data, config.data_weights, config.seed, examples.texts("source"))
@@ -95,20 +111,34 @@ def set_up(
         check_fingerprint(str(resumed), state, marks, config)
     reporter = reporter if accelerator.is_main_process else Silent()
     compiled = device.type == "cuda" if config.torch_compile is None else config.torch_compile
-    model = load_model(config, device, precision, resumed)
+    in_shards = resumed is not None and (resumed / checkpoint.SHARDS).is_file()
+    plain = None if in_shards else resumed
+    if sharding:
+        module = sharded_module(config, accelerator, precision, sharding, plain)
+    else:
+        module = LossModule(load_model(config, device, precision, plain), Attention("rows", device))
+    model = module.model
     longest = int(max(part.column("depth").max(initial=0) for part in (examples, eval_trees.examples)))
-    layout = choose_layout(base_model(model), longest, config.layout == "split", config.attn_implementation, compiled)
-    head = head_fault(base_model(model))
+    with accelerator.autocast() if sharding else nullcontext():
+        layout, head = module.ask(lambda model: _layout_and_head(base_model(model), config, longest, compiled))
+    if sharding:
+        reshard(module)
+    if config.fp8:  # behind the probes, which compare exact computations
+        convert_layers(model, config.fp8)
     notes = [*passed_over, *layout.notes, *([f"The model's own logits are used, since {head}."] if head else [])]
     if compiled:
-        notes += filter(None, [compile_layers(model)])
+        notes += filter(None, [compile_layers(model, inside=sharding is not None)])
     flops = Flops(model)
     planner = _planner(config, layout, device, accelerator.num_processes, flops.pair_cost)
-    module = LossModule(model, layout.attention, own_head=not head, compiled=compiled)
+    module.attention, module.own_head, module.compiled = layout.attention, not head, compiled
+    module.offload = Offload(device) if config.activation_offloading else None
     optimizer = make_optimizer(config, module)
-    module, optimizer = accelerator.prepare(module, optimizer)
+    prepared, optimizer = _prepared(accelerator, module, optimizer, sharding)
     if resumed:
-        checkpoint.load_optimizer(resumed, optimizer)
+        if in_shards:
+            restore(resumed, model, optimizer)
+        else:
+            checkpoint.load_optimizer(resumed, optimizer)
         if accelerator.scaler is not None and state.get("scaler"):
             accelerator.scaler.load_state_dict(state["scaler"])
         notes.append(other_settings(state, config, accelerator.num_processes))
@@ -118,10 +148,13 @@ def set_up(
     epoch = len(mixture) if mixture else len(trees)
     steps = total_steps(epoch, config.batch_size, config.num_train_epochs, config.max_steps)
     peak = peak_flops(device)
+    sync_each = sync_each_batch(config, parameter_counts(model)[0], device)
+    if sharding:
+        notes.append(sharding_note(accelerator.num_processes, sync_each))
     run = Run(
         config=config,
         accelerator=accelerator,
-        module=module,
+        module=prepared,
         optimizer=optimizer,
         trees=trees,
         planner=planner,
@@ -132,6 +165,8 @@ def set_up(
         arrange=layout.attention.mode == "flex",
         sources=examples.texts("source"),
         mixture=mixture,
+        sharded=sharding is not None,
+        sync_each=sync_each,
     )
     largest = int(max(part.column("tokens").max(initial=0) for part in (examples, eval_trees.examples)))
     _set_lengths(run, layout, largest, compiled)
@@ -153,7 +188,22 @@ def _accelerator(config: TrainConfig) -> tuple[Accelerator, str]:
     precision = resolve_precision(config.precision, PartialState(cpu=on_cpu).device)
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     mixed = "no" if precision == "fp32" else precision
-    return Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=[ddp_settings()]), precision
+    # FSDP2 is applied by `shard`, layer by layer, so that Accelerate prepares nothing but autocast for it.
+    with patch_environment(accelerate_use_fsdp="false"):
+        return Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=[ddp_settings()]), precision
+
+
+def _prepared(accelerator: Accelerator, module: LossModule, optimizer: Any, sharding: Sharding | None) -> Any:
+    """Module and optimizer as the steps use them: under DDP, or with autocast alone where FSDP2 has sharded them."""
+    if sharding is None:
+        return accelerator.prepare(module, optimizer)
+    prepared = accelerator.prepare_model(module, device_placement=False, evaluation_mode=True)
+    return prepared, accelerator.prepare_optimizer(optimizer, device_placement=False)
+
+
+def _layout_and_head(model: Any, config: TrainConfig, longest: int, compiled: bool) -> tuple[Layout, str]:
+    split, requested = config.layout == "split", config.attn_implementation
+    return choose_layout(model, longest, split, requested, compiled), head_fault(model)
 
 
 def ddp_settings() -> DistributedDataParallelKwargs:

@@ -16,6 +16,11 @@ def on_config(config: Any) -> Any:
     return config
 
 
-def on_page_markdown(markdown: str, **kwargs: Any) -> str:
-    """The site has the pages of docs/ alone; tests check that links to files of the project lead somewhere."""
+def on_page_markdown(markdown: str, page: Any = None, **kwargs: Any) -> str:
+    """The site has the pages of docs/ alone; tests check that links to files of the project lead somewhere.
+
+    A page without parts needs no table of contents, whose column its tables can use.
+    """
+    if page is not None and "\n## " not in markdown:
+        page.meta["hide"] = ["toc"]
     return re.sub(r"\[([^\]]+)\]\(\.\./[^)]+\)", r"\1", markdown)

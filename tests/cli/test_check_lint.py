@@ -158,3 +158,25 @@ def test_fields_of_messages_that_nothing_reads_are_counted_and_said(tmp_path: Pa
     shown = " ".join(check(data, "-m", smollm2, "--strict", "--ignore", "duplicate_text").output.split())
     assert "nothing reads" in shown
     assert "time 2, reasonning 2" in shown
+
+
+def test_the_files_are_read_once_and_warnings_look_at_the_rows_before_they_are_folded(
+    data: Path, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agentsft.data import read
+
+    opened: list[str] = []
+    original = read.read_records
+    monkeypatch.setattr(read, "read_records", lambda source: opened.append(source.path) or original(source))
+    found = json.loads(check(data, "-m", smollm2, "--format", "json").stdout)
+    assert opened == [str(data)]
+    assert found["warnings"]["undeclared_tool"]["rows"] == 1  # folded, no call would be left to look at
+
+
+def test_names_of_the_users_own_are_a_flag(tmp_path: Path, smollm2: Path) -> None:
+    talk = [{"by": "customer", "text": "Hi"}, {"by": "shop", "text": "Final Answer: yes"}]
+    data = written(tmp_path / "rows.jsonl", [{"talk": talk}])
+    assert json.loads(check(data, "-m", smollm2, "--format", "json").stdout)["reasons"] == {"unknown_format": 1}
+    names = {"messages": "talk", "role": "by", "content": "text", "roles": {"user": "customer", "assistant": "shop"}}
+    done = check(data, "-m", smollm2, "--format", "json", "--columns", json.dumps(names))
+    assert (done.exit_code, json.loads(done.stdout)["turns"]) == (0, 1)

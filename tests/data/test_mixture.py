@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsft.config import TrainConfig, build
+from agentsft.data.entries import with_entries
 from agentsft.data.mixture import (
     GROUPS,
     Marked,
@@ -21,7 +22,6 @@ from agentsft.data.mixture import (
     check_weights,
     loss_by_source,
     source_numbers,
-    with_weights,
 )
 from agentsft.data.read import read_rows
 from agentsft.errors import UserError
@@ -91,11 +91,11 @@ def test_rows_know_the_entry_that_they_come_from(tmp_path: Path) -> None:
 
 def test_a_recipe_says_weights_beside_paths_and_comes_back_as_it_was_written() -> None:
     values = {"data": ["a.jsonl", {"path": "b.jsonl", "weight": 0.5}, {"path": "c"}], "seed": 3}
-    plain = with_weights(values, "r.yaml")
+    plain = with_entries(values, "r.yaml")
     assert plain == {"data": ["a.jsonl", "b.jsonl", "c"], "data_weights": {"b.jsonl": 0.5}, "seed": 3}
-    assert with_weights(plain, "r.yaml") == plain
+    assert with_entries(plain, "r.yaml") == plain
     assert check_weights(plain["data"], plain["data_weights"]) == [1.0, 0.5, 1.0]
-    assert with_weights({"data": "a.jsonl"}, "r.yaml") == {"data": "a.jsonl"}
+    assert with_entries({"data": "a.jsonl"}, "r.yaml") == {"data": "a.jsonl"}
     config = build(TrainConfig, values, "r.yaml")
     assert (config.data, config.data_weights) == (["a.jsonl", "b.jsonl", "c"], {"b.jsonl": 0.5})
     assert build(TrainConfig, vars(config), "r.yaml") == config
@@ -115,7 +115,7 @@ def test_a_recipe_says_weights_beside_paths_and_comes_back_as_it_was_written() -
 )
 def test_an_entry_that_makes_no_sense_is_refused(data: list[Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        check_weights(*(with_weights({"data": data}, "r.yaml")[key] for key in ("data", "data_weights")))
+        check_weights(*(with_entries({"data": data}, "r.yaml")[key] for key in ("data", "data_weights")))
 
 
 def test_a_weight_for_a_path_that_is_not_there_names_the_nearest() -> None:

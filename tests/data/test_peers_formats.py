@@ -91,6 +91,21 @@ SWIFT = [
         },
         AGENT,
     ),
+    ("problem and solution", {"problem": "q", "solution": "a"}, CHAT),
+    ("input and output, in that alone", {"input": "q", "output": "a"}, CHAT),
+    (
+        "roles with a hyphen, and rejected_response, which is for preferences",
+        {
+            "conversations": [
+                {"from": "human", "value": "q"},
+                {"from": "function-call", "value": CALL},
+                {"from": "function-response", "value": "1"},
+                {"from": "bot", "value": "a"},
+            ],
+            "rejected_response": "b",
+        },
+        AGENT,
+    ),
     ("channel beside the messages", {"channel": "c", "messages": [{"role": "user", "content": "q"},
                                                                   {"role": "assistant", "content": "a"}]}, CHAT),
 ]  # fmt: skip
@@ -258,7 +273,6 @@ def test_switches_and_weights_of_peers_are_kept() -> None:
 
 # Forms of peers that are refused today; docs/migrate.md says what to do with each.
 REFUSED = {
-    "ms-swift: other names of question and answer": {"problem": "q", "solution": "a"},
     "LLaMA-Factory: columns of one's own": {"ask": "q", "reply": "a"},
     "LLaMA-Factory: tags of one's own": {"dialog": [{"speaker": "user", "text": "q"}, {"speaker": "bot", "text": "a"}]},
     "LLaMA-Factory: a pair of chosen and rejected": {
@@ -307,6 +321,10 @@ HALF_RIGHT: dict[str, tuple[dict[str, Any], list[str]]] = {
     "LLaMA-Factory: a call without a name": (
         {"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": '{"arguments": {}}'}]},
         ["name", "must be"],
+    ),
+    "ms-swift: two answers to a problem": (
+        {"problem": "q", "solution": "a long way", "answer": "a"},
+        ["answer and solution", "columns: {output: answer}"],
     ),
     "TRL: an empty completion": ({"prompt": "q", "completion": ""}, ["answer is empty"]),
     "TRL: calls of a user": (

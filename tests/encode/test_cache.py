@@ -86,6 +86,8 @@ CHANGES: dict[str, Callable[[TrainConfig, Path], TrainConfig]] = {
     "template_kwargs": lambda config, _: changed(config, template_kwargs={"a": 1}),
     "order of template_kwargs": lambda config, _: changed(config, template_kwargs={"b": 2, "a": 1}),
     "stop_token": lambda config, _: changed(config, stop_token=["<|endoftext|>"]),
+    "columns": lambda config, _: changed(config, columns={"messages": "messages"}),
+    "columns of a path": lambda config, _: changed(config, columns={config.data[0]: {"role": "role"}}),
 }
 
 

@@ -87,6 +87,15 @@ def test_more_gpus_share_the_time_and_only_sharding_shares_the_memory(small: str
     assert shared.exchange > two.exchange / 2 > 0
 
 
+def test_between_machines_the_network_sets_the_pace(small: str) -> None:
+    assert H100.bandwidth(2) == H100.bandwidth(8) == H100.link
+    assert H100.bandwidth(16) == 8 * H100.network < H100.link
+    assert GPUS["L40S"].bandwidth(16) == GPUS["L40S"].link  # its link within the machine is the slower one
+    one, two = plan(small, gpus=8), plan(small, gpus=16)
+    grows = (15 / 16) / (7 / 8) * H100.link / (8 * H100.network)
+    assert two.exchange / one.exchange == pytest.approx(grows)
+
+
 def test_what_is_trained_decides_what_is_kept(small: str) -> None:
     full, lora, slow = plan(small), plan(small, tuner="lora"), plan(small, gradient_checkpointing=True)
     assert full.memory.optimizer == 2 * full.memory.gradients == 8 * full.shape.parameters
@@ -110,6 +119,11 @@ def test_every_change_that_is_proposed_makes_it_fit(tmp_path: Path) -> None:
         "micro_batch_tokens: ": {},
         "gradient_checkpointing: true": {"gradient_checkpointing": True},
         "tuner: lora": {"tuner": "lora"},
+        "tuner: lora, load_in_4bit: true": {"tuner": "lora", "load_in_4bit": True},
+        "gradient_checkpointing: true, activation_offloading: true": {
+            "gradient_checkpointing": True,
+            "activation_offloading": True,
+        },
     }
     tried = 0
     for change, gib in first.changes:
@@ -125,6 +139,28 @@ def test_every_change_that_is_proposed_makes_it_fit(tmp_path: Path) -> None:
     assert sharded <= 36.0
     smaller = plan(large, replace(H100, memory=28.0), batch_size=64, micro_batch_tokens=16384)
     assert not smaller.fits
+    for memory, words in {
+        9.0: "tuner: lora, gradient_checkpointing: true",
+        4.4: "tuner: lora, load_in_4bit: true",
+    }.items():
+        found = [change for change, _ in plan(large, replace(H100, memory=memory), **settings).changes]
+        assert any(change.startswith(words) for change in found), (memory, found)
+        # None is proposed that has more than another has.
+        sets = [set(change.split(", ")) for change in found if "(FSDP2)" not in change and "with" not in change]
+        assert not any(one < other for one in sets for other in sets)
+
+
+def test_settings_that_do_not_go_together_are_refused_by_the_plan_too(small: str) -> None:
+    for settings in ({"load_in_4bit": True}, {"activation_offloading": True}):
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            plan(small, **settings)
+    with pytest.raises(ValueError, match="FSDP2"):
+        plan(small, gpus=2, sharded=True, tuner="lora", load_in_4bit=True)
+    four = plan(small, tuner="lora", load_in_4bit=True)
+    assert four.shape.quantized > 0
+    assert four.memory.weights < plan(small, tuner="lora").memory.weights
+    assert (four.host, four.shape.trainable) == (0, plan(small, tuner="lora").shape.trainable)
+    assert plan(small, gradient_checkpointing=True, activation_offloading=True).host > 0
 
 
 def test_a_gpu_that_is_not_known_names_the_nearest() -> None:

@@ -96,27 +96,35 @@ def wandb_records(path: Path) -> Iterator[bytes]:
             whole = b""
 
 
-def test_wandb_offline_holds_every_metric_of_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+def finished_records(folder: Path, runs: int) -> list[Any]:
+    """The records of `runs` runs, once the last of each is on the disk: wandb's own process writes them."""
     from wandb.proto.wandb_internal_pb2 import Record
 
+    until = time.monotonic() + 20
+    while True:
+        files = sorted(folder.glob("offline-run-*/*.wandb"))
+        records = [Record.FromString(data) for file in files for data in wandb_records(file)]
+        ends = [record for record in records if record.WhichOneof("record_type") == "exit"]
+        if len(files) == len(ends) == runs or time.monotonic() > until:
+            return records
+        time.sleep(0.05)
+
+
+def test_wandb_offline_holds_every_metric_of_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = TrainConfig(output=str(tmp_path / "out"), report_to=["wandb"], project="p", run_name="n")
     run(config)
     run(config, start=3, stop=8)
-    files = sorted((tmp_path / "out" / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(files) == 2
+    records = finished_records(tmp_path / "out" / "wandb", 2)
     rows: list[dict[str, Any]] = []
     runs = []
-    for file in files:
-        for data in wandb_records(file):
-            record = Record()
-            record.ParseFromString(data)
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                rows.append({(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items})
-            if record.WhichOneof("record_type") == "run":
-                runs.append((record.run.project, record.run.display_name, record.run.run_id))
+    for record in records:
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            rows.append({(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items})
+        if record.WhichOneof("record_type") == "run":
+            runs.append((record.run.project, record.run.display_name, record.run.run_id))
     assert {(project, name) for project, name, _ in runs} == {("p", "n")}
     assert len({identity for *_, identity in runs}) == 1
     for key in ("train/loss", "train/loss_by_label/action"):
@@ -176,6 +184,38 @@ def test_a_tracker_that_is_not_reached_is_said_once_and_stops_nothing(
     assert notes.steps == [1, 2, 3, 4, 5]
     assert [note.startswith("wandb: ") for note in notes.notes if why in note] == [True]
     assert len([note for note in notes.notes if "goes on without it" in note]) == 1
+
+
+def test_a_tracker_that_fell_behind_is_said_once_and_gets_no_rows_behind_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackers, "_MOST_WAITING", 2)
+    monkeypatch.setattr(trackers, "CLOSE_WAIT", 0.1)
+    taken, answer, finishing, finish = (threading.Event() for _ in range(4))
+    logged: list[int] = []
+
+    class Slow:
+        def finish(self) -> None:
+            finishing.set()
+            finish.wait(20)
+
+    def log(values: dict[str, float], step: int) -> None:
+        taken.set()
+        answer.wait(20)
+        logged.append(step)
+
+    channel = trackers._Channel("wandb", lambda: (Slow(), log, "started"))
+    channel.send({}, 1)
+    assert taken.wait(20)
+    for step in range(2, 9):  # two wait, the third is one too many
+        channel.send({}, step)
+    answer.set()
+    assert finishing.wait(20)
+    channel.send({}, 9)
+    channel.close()
+    finish.set()
+    assert logged == [1]
+    assert [note for note in channel.notes if note.startswith("wandb: ")] == [
+        "wandb: has not answered for 2 rows. The run goes on without it; metrics.jsonl has all rows."
+    ]
 
 
 def test_wandb_without_a_login_is_said_once_and_asks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

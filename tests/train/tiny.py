@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer, models
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
@@ -23,10 +24,12 @@ from transformers import (
 from agentsft.batch.pack import Planner
 from agentsft.config import TrainConfig
 from agentsft.train.flops import Flops
+from agentsft.train.launch import Sharding
 from agentsft.train.layout import choose_layout
 from agentsft.train.loop import Run, backward
 from agentsft.train.module import LossModule, base_model
-from agentsft.train.setup import ddp_settings
+from agentsft.train.setup import _prepared, ddp_settings
+from agentsft.train.shard import shard
 from agentsft.types import Example, TokenTree
 from tests.batch.trees import VOCAB
 
@@ -77,7 +80,14 @@ def saved_model(name: str, folder: Path) -> str:
     return str(folder)
 
 
-def step_run(model: Any, trees: list[TokenTree], budget: int = 4096, fill: int | None = None, **config: Any) -> Run:
+def step_run(
+    model: Any,
+    trees: list[TokenTree],
+    budget: int = 4096,
+    fill: int | None = None,
+    sharding: Sharding | None = None,
+    **config: Any,
+) -> Run:
     """A run whose step 0 trains all of `trees` with `model`, in packs of at most `fill` tokens."""
     settings = TrainConfig(batch_size=len(trees), micro_batch_tokens=budget, learning_rate=0.0, **config)
     longest = max(int(tree.position_ids.max()) + 1 for tree in trees)
@@ -86,8 +96,10 @@ def step_run(model: Any, trees: list[TokenTree], budget: int = 4096, fill: int |
     AcceleratorState._reset_state()  # another test may have left another precision
     accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[ddp_settings()])
     module = LossModule(model, layout.attention)
+    if sharding:
+        shard(module, sharding, accelerator.device, "fp32")
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=0.0)
-    module, optimizer = accelerator.prepare(module, optimizer)
+    module, optimizer = _prepared(accelerator, module, optimizer, sharding)
     return Run(
         config=settings,
         accelerator=accelerator,
@@ -99,6 +111,8 @@ def step_run(model: Any, trees: list[TokenTree], budget: int = 4096, fill: int |
         total_steps=1,
         flops=Flops(model),
         peak=None,
+        sharded=sharding is not None,
+        sync_each=bool(settings.sync_each_batch),
     )
 
 
@@ -107,6 +121,7 @@ def loss_and_gradient(run: Run) -> tuple[float, torch.Tensor]:
     plan = run.plan(0)
     sums = run.accelerator.reduce(backward(run, plan), reduction="sum")
     named = sorted((name.removeprefix("module."), p) for name, p in run.module.named_parameters() if p.requires_grad)
-    gradient = torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for _, p in named])
+    gradients = [torch.zeros(p.shape) if p.grad is None else p.grad for _, p in named]
+    gradient = torch.cat([(g.full_tensor() if isinstance(g, DTensor) else g).flatten() for g in gradients])
     run.optimizer.zero_grad()
     return float(sums[0]) / run.denominator(plan), gradient

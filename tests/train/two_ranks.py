@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from agentsft.config import TrainConfig
+from agentsft.train.judge import NONE, Judge
 from agentsft.train.nonfinite import culprits
-from agentsft.train.reporter import Silent
+from agentsft.train.reporter import Reporter, Silent
 from agentsft.train.run import train
 from agentsft.types import TokenTree
 from tests.batch.trees import sample_step
@@ -81,7 +82,13 @@ def bad_rows(trees: list[TokenTree]) -> torch.Tensor:
     return torch.tensor(sorted(map(int, culprits(run, 0))))
 
 
-def short_runs(folder: Path, trees: list[TokenTree], runs: list[tuple[str, dict[str, Any]]]) -> None:
+def short_runs(
+    folder: Path,
+    trees: list[TokenTree],
+    runs: list[tuple[str, dict[str, Any]]],
+    reporter: Reporter | None = None,
+    judge: Judge = NONE,
+) -> None:
     """Trains the model in `folder` into each output folder; a second run of the same folder goes on from the first."""
     for output, settings in runs:
         config = TrainConfig(
@@ -96,7 +103,7 @@ def short_runs(folder: Path, trees: list[TokenTree], runs: list[tuple[str, dict[
             resume=True,
             **settings,
         )
-        train(config, tiny_tokenizer(), examples(trees), examples(trees[:3]), Silent())
+        train(config, tiny_tokenizer(), examples(trees), examples(trees[:3]), reporter or Silent(), judge)
 
 
 if __name__ == "__main__":
