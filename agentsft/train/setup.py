@@ -111,39 +111,14 @@ def set_up(
         check_fingerprint(str(resumed), state, marks, config)
     reporter = reporter if accelerator.is_main_process else Silent()
     compiled = device.type == "cuda" if config.torch_compile is None else config.torch_compile
-    in_shards = resumed is not None and (resumed / checkpoint.SHARDS).is_file()
-    plain = None if in_shards else resumed
-    if sharding:
-        module = sharded_module(config, accelerator, precision, sharding, plain)
-    else:
-        module = LossModule(load_model(config, device, precision, plain), Attention("rows", device))
-    model = module.model
     longest = int(max(part.column("depth").max(initial=0) for part in (examples, eval_trees.examples)))
-    with accelerator.autocast() if sharding else nullcontext():
-        layout, head = module.ask(lambda model: _layout_and_head(base_model(model), config, longest, compiled))
-    if sharding:
-        reshard(module)
-    if config.fp8:  # behind the probes, which compare exact computations
-        convert_layers(model, config.fp8)
-    notes = [*passed_over, *layout.notes, *([f"The model's own logits are used, since {head}."] if head else [])]
-    if compiled:
-        notes += filter(None, [compile_layers(model, inside=sharding is not None)])
-    flops = Flops(model)
+    module, layout, notes = _module(config, accelerator, precision, sharding, resumed, longest, compiled)
+    model, flops = module.model, Flops(module.model)
     planner = _planner(config, layout, device, accelerator.num_processes, flops.pair_cost)
-    module.attention, module.own_head, module.compiled = layout.attention, not head, compiled
-    module.offload = Offload(device) if config.activation_offloading else None
-    optimizer = make_optimizer(config, module)
-    prepared, optimizer = _prepared(accelerator, module, optimizer, sharding)
+    prepared, optimizer = _prepared(accelerator, module, make_optimizer(config, module), sharding)
+    notes = [*passed_over, *notes]
     if resumed:
-        if in_shards:
-            restore(resumed, model, optimizer)
-        else:
-            checkpoint.load_optimizer(resumed, optimizer)
-        if accelerator.scaler is not None and state.get("scaler"):
-            accelerator.scaler.load_state_dict(state["scaler"])
-        notes.append(other_settings(state, config, accelerator.num_processes))
-        if accelerator.is_main_process and config.resume_from_checkpoint:
-            notes.append(checkpoint.set_abandoned_aside(Path(config.output), resumed))
+        notes += _resume(config, accelerator, model, optimizer, resumed, state)
 
     epoch = len(mixture) if mixture else len(trees)
     steps = total_steps(epoch, config.batch_size, config.num_train_epochs, config.max_steps)
@@ -191,6 +166,56 @@ def _accelerator(config: TrainConfig) -> tuple[Accelerator, str]:
     # FSDP2 is applied by `shard`, layer by layer, so that Accelerate prepares nothing but autocast for it.
     with patch_environment(accelerate_use_fsdp="false"):
         return Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=[ddp_settings()]), precision
+
+
+def _module(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    precision: str,
+    sharding: Sharding | None,
+    resumed: Path | None,
+    longest: int,
+    compiled: bool,
+) -> tuple[LossModule, Layout, list[str]]:
+    """The model with its loss, as it is computed: loaded, sharded, laid out by what it was seen to do, compiled."""
+    plain = resumed if resumed and not _in_shards(resumed) else None
+    if sharding:
+        module = sharded_module(config, accelerator, precision, sharding, plain)
+    else:
+        loaded = load_model(config, accelerator.device, precision, plain)
+        module = LossModule(loaded, Attention("rows", accelerator.device))
+    with accelerator.autocast() if sharding else nullcontext():
+        layout, head = module.ask(lambda model: _layout_and_head(base_model(model), config, longest, compiled))
+    if sharding:
+        reshard(module)
+    if config.fp8:  # behind the questions, which compare exact computations
+        convert_layers(module.model, config.fp8)
+    notes = [*layout.notes, *([f"The model's own logits are used, since {head}."] if head else [])]
+    if compiled:
+        notes.append(compile_layers(module.model, inside=sharding is not None))
+    module.attention, module.own_head, module.compiled = layout.attention, not head, compiled
+    module.offload = Offload(accelerator.device) if config.activation_offloading else None
+    return module, layout, notes
+
+
+def _in_shards(folder: Path) -> bool:
+    return (folder / checkpoint.SHARDS).is_file()
+
+
+def _resume(
+    config: TrainConfig, accelerator: Accelerator, model: Any, optimizer: Any, resumed: Path, state: dict[str, Any]
+) -> list[str]:
+    """Put the rest of a checkpoint in place, whose weights a model has that is loaded from one file; notes on it."""
+    if _in_shards(resumed):
+        restore(resumed, model, optimizer)
+    else:
+        checkpoint.load_optimizer(resumed, optimizer)
+    if accelerator.scaler is not None and state.get("scaler"):
+        accelerator.scaler.load_state_dict(state["scaler"])
+    notes = [other_settings(state, config, accelerator.num_processes)]
+    if accelerator.is_main_process and config.resume_from_checkpoint:
+        notes.append(checkpoint.set_abandoned_aside(Path(config.output), resumed))
+    return notes
 
 
 def _prepared(accelerator: Accelerator, module: LossModule, optimizer: Any, sharding: Sharding | None) -> Any:
