@@ -25,7 +25,7 @@ from agentsft.types import Conversation, Example, Refusal, Row, Sequence, Turn
 from agentsft.weigh.loss_scale import LossScale, parse_loss_scale
 from agentsft.weigh.select import check_combination, query_of, response_spans, trained_messages
 
-_BATCH = 32
+_BATCH = 64
 
 
 @dataclass(slots=True)
