@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,23 +35,37 @@ class TokenBytes:
             table[number] = token.content.encode()
         return cls(table)
 
-    def join(self, ids: list[int]) -> bytes:
-        """The text of `ids` as bytes."""
-        table = self._table
-        return b"".join([table[number] for number in ids])
-
-    def offsets(self, ids: np.ndarray, text: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """Characters [start, end) of each token in `text`, whose UTF-8 is `data` and the tokens' bytes joined.
+    def offsets(self, texts: Sequence[str], ids: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray] | None]:
+        """Characters [start, end), int32 each, of each text's tokens; None where their bytes are not the text's UTF-8.
 
         A token that begins or ends inside a character counts that character as its own.
         """
-        end = np.cumsum(self._lengths[ids], dtype=np.int32)
-        start = np.concatenate([np.zeros(1, np.int32), end[:-1]])
-        if len(data) == len(text):
-            return start, end
-        raw = np.frombuffer(data, dtype=np.uint8)
-        character = np.cumsum((raw & 0xC0) != 0x80, dtype=np.int32) - 1  # a byte 10xxxxxx continues a character
-        return character[start], character[np.maximum(end - 1, start)] + 1
+        if not texts:
+            return []
+        data = [text.encode() for text in texts]
+        every = np.concatenate(ids)
+        lengths = self._lengths[every]
+        ends = np.cumsum(lengths, dtype=np.int64)
+        joined = b"".join([self._table[number] for number in every.tolist()])
+        out: list[tuple[np.ndarray, np.ndarray] | None] = []
+        first = byte = 0
+        for text, one, raw in zip(texts, ids, data, strict=True):
+            last = first + len(one)
+            end = (ends[first:last] - byte).astype(np.int32)
+            size = int(end[-1]) if len(one) else 0
+            same = size == len(raw) and joined.startswith(raw, byte)
+            out.append(_in_characters(end - lengths[first:last], end, text, raw) if same else None)
+            first, byte = last, byte + size
+        return out
+
+
+def _in_characters(start: np.ndarray, end: np.ndarray, text: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Characters in place of bytes: data is the text's UTF-8."""
+    if len(data) == len(text):
+        return start, end
+    raw = np.frombuffer(data, dtype=np.uint8)
+    character = np.cumsum((raw & 0xC0) != 0x80, dtype=np.int32) - 1  # a byte 10xxxxxx continues a character
+    return character[start], character[np.maximum(end - 1, start)] + 1
 
 
 def _byte_alphabet() -> dict[int, int]:

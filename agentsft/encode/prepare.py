@@ -13,7 +13,7 @@ import numpy as np
 from agentsft.encode.linear import linear_view
 from agentsft.encode.lost import with_loss_counted
 from agentsft.encode.proof import span_fault, tree_fault
-from agentsft.encode.tokens import ChunkEncoder, Encoded
+from agentsft.encode.tokens import ChunkEncoder
 from agentsft.encode.tree import TurnIds, build_tree, leaf_paths, split_tokens
 from agentsft.encode.weights import token_weights
 from agentsft.errors import RowError, UserError
@@ -35,6 +35,18 @@ class _Draft:
     turns: list[Turn]
     chunks: list[list[str]]
     skipped: int
+
+
+@dataclass(slots=True)
+class _Targets:
+    """A response's ids int32[k], weight float32[k] and label int8[k], and what was found wrong with it."""
+
+    ids: np.ndarray
+    weight: np.ndarray
+    label: np.ndarray
+    straddling: int
+    altered: bool
+    fault: str | None
 
 
 class Preparer:
@@ -115,13 +127,23 @@ class Preparer:
 
     def _examples(self, drafts: list[_Draft | Example]) -> Iterator[Example]:
         turns = [turn for draft in drafts if isinstance(draft, _Draft) for turn in draft.turns]
-        encoded = iter(self.encoder.encode_responses(turns))
+        targets = iter(self._targets(turns))
         for draft in drafts:
             if isinstance(draft, _Draft):
-                example = self._example(draft, list(islice(encoded, len(draft.turns))))
+                example = self._example(draft, list(islice(targets, len(draft.turns))))
             else:
                 example = draft
             yield with_loss_counted(example, self.tokenizer.backend_tokenizer, self.loss_scale.base, self.mask_history)
+
+    def _targets(self, turns: list[Turn]) -> list[_Targets]:
+        encoded = self.encoder.encode_responses(turns)
+        faults = [span_fault(turn) for turn in turns]
+        spans = [
+            (len(turn.response), () if fault else turn.spans, turn.suffix_weight)
+            for turn, fault in zip(turns, faults, strict=True)
+        ]
+        found = zip(encoded, token_weights(encoded, spans), faults, strict=True)
+        return [_Targets(one.ids, *weights, one.altered, fault) for one, weights, fault in found]
 
     def _draft(self, row: Row) -> _Draft | Example:
         if row.conversation is None:
@@ -156,30 +178,29 @@ class Preparer:
             text = turn.prompt
         return out
 
-    def _example(self, draft: _Draft, encoded: list[Encoded]) -> Example:
+    def _example(self, draft: _Draft, targets: list[_Targets]) -> Example:
         row = draft.row
         kept: list[TurnIds] = []
         turns: list[Turn] = []
         lost: Refusal | None = None
         lost_tokens = straddling = 0
-        for turn, chunks, response in zip(draft.turns, draft.chunks, encoded, strict=True):
-            if response.altered:
+        for turn, chunks, target in zip(draft.turns, draft.chunks, targets, strict=True):
+            if target.altered:
                 detail = (
                     "the tokenizer does not give this response back when its ids are decoded; clean its characters."
                 )
                 return _refused(row, RowError("content_altered", detail, turn.message))
-            if fault := span_fault(turn):
-                return _refused(row, _unproven(f"its weights do not fit the response: {fault}", turn.message))
-            weight, label, straddled = token_weights(response, len(turn.response), turn.spans, turn.suffix_weight)
+            if target.fault:
+                return _refused(row, _unproven(f"its weights do not fit the response: {target.fault}", turn.message))
             prompt = self.encoder.ids_of(chunks)
-            length = len(prompt) + len(response.ids)
+            length = len(prompt) + len(target.ids)
             if self.max_length is not None and length > self.max_length:
                 lost = lost or self._too_long(row, turn.message, length)
-                lost_tokens += int((weight > 0).sum())
+                lost_tokens += int((target.weight > 0).sum())
                 continue
-            kept.append(TurnIds(prompt, response.ids, weight, label))
+            kept.append(TurnIds(prompt, target.ids, target.weight, target.label))
             turns.append(turn)
-            straddling += straddled
+            straddling += target.straddling
         return self._finished(draft, kept, turns, lost, lost_tokens, straddling)
 
     def _finished(

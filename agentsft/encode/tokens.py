@@ -141,14 +141,12 @@ class ChunkEncoder:
         texts = [turn.response + turn.suffix for turn in turns]
         if self._bytes is None:
             return self._encode_by_offsets(texts)
-        out: list[Encoded] = []
-        for text, ids in zip(texts, self._response_ids(texts), strict=True):
-            data = text.encode()
-            if self._bytes.join(ids.tolist()) == data:
-                out.append(Encoded(ids, *self._bytes.offsets(ids, text, data)))
-            else:
-                out += self._encode_by_offsets([text])
-        return out
+        ids = self._response_ids(texts)
+        found = self._bytes.offsets(texts, ids)
+        return [
+            Encoded(one, *offsets) if offsets else self._encode_by_offsets([text])[0]
+            for text, one, offsets in zip(texts, ids, found, strict=True)
+        ]
 
     def response_chunks(self, turns: Sequence[Turn]) -> list[str]:
         """What `encode_responses` looks up, for `learn`; nothing where responses need an encoding of their own."""

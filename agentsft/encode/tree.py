@@ -40,14 +40,15 @@ def build_tree(turns: Sequence[TurnIds], train_prompts: bool = False) -> TokenTr
     Targets of weight 0 are left out.
     """
     root = _Node(np.empty(0, np.int32), 0)
-    for turn in turns:
-        _insert(root, np.concatenate([turn.prompt, turn.response]))
+    paths = [np.concatenate([turn.prompt, turn.response]) for turn in turns]
+    for ids in paths:
+        _insert(root, ids)
     input_ids, position_ids, subtree_end, parent = _lay_out(root)
 
     source, token, weight, label = [], [], [], []
     responded = np.zeros(len(input_ids), dtype=bool)
-    for turn in turns:
-        path = path_positions(root, np.concatenate([turn.prompt, turn.response]))
+    for turn, ids in zip(turns, paths, strict=True):
+        path = path_positions(root, ids)
         start = len(turn.prompt)
         responded[path[start:]] = True
         kept = np.flatnonzero(turn.weight > 0)

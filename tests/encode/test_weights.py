@@ -30,17 +30,22 @@ def responses(draw: st.DrawFn) -> tuple[Encoded, int, list[Span], float]:
     return Encoded(np.arange(len(tokens), dtype=np.int32), start, end), at, spans, draw(st.sampled_from([0.0, 1.0]))
 
 
-@given(responses())
-def test_a_token_takes_the_largest_weight_of_its_characters(case: tuple[Encoded, int, list[Span], float]) -> None:
-    encoded, characters, spans, suffix_weight = case
-    weight, label, straddling = token_weights(encoded, characters, spans, suffix_weight)
-    by_character = [(span.weight, span.label) for span in spans for _ in range(span.start, span.end)]
-    by_character += [(suffix_weight, "suffix")] * (int(encoded.end[-1]) - characters)
-    crossing = 0
-    for k in range(len(encoded.ids)):
-        covered = by_character[encoded.start[k] : encoded.end[k]]
-        best = max(w for w, _ in covered)
-        assert weight[k] == best
-        assert LABELS[label[k]] == next(name for w, name in covered if w == best)
-        crossing += len({w for w, _ in covered}) > 1
-    assert straddling == crossing
+Case = tuple[Encoded, int, list[Span], float]
+
+
+@given(st.lists(responses(), max_size=4))
+def test_a_token_takes_the_largest_weight_of_its_characters(cases: list[Case]) -> None:
+    found = token_weights([encoded for encoded, *_ in cases], [(n, spans, weight) for _, n, spans, weight in cases])
+    assert len(found) == len(cases)
+    for (encoded, characters, spans, suffix_weight), (weight, label, straddling) in zip(cases, found, strict=True):
+        by_character = [(span.weight, span.label) for span in spans for _ in range(span.start, span.end)]
+        by_character += [(suffix_weight, "suffix")] * (int(encoded.end[-1]) - characters)
+        crossing = 0
+        for k in range(len(encoded.ids)):
+            covered = by_character[encoded.start[k] : encoded.end[k]]
+            best = max(w for w, _ in covered)
+            assert weight[k] == best
+            assert LABELS[label[k]] == next(name for w, name in covered if w == best)
+            crossing += len({w for w, _ in covered}) > 1
+        assert straddling == crossing
+        assert len(weight) == len(label) == len(encoded.ids)
