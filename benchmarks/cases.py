@@ -19,6 +19,9 @@ class Case:
     limit: int = 180
 
 
+FP8 = ("rowwise", "tensorwise")
+
+
 def all_cases() -> list[Case]:
     cases = [Case("T.cold", "T", steps=1, fresh=True)]
     for work in ("T", "S", "L"):
@@ -37,6 +40,7 @@ def all_cases() -> list[Case]:
     return [
         *cases,
         Case("S.default-weights", "S", extra=("--loss-scale", "default")),
+        *(Case(f"{work}.fp8-{kind}", work, extra=("--fp8", kind)) for work in ("T", "S") for kind in FP8),
         Case("tau2.agentsft", "tau2", steps=6),
         Case("tau2.no-share", "tau2", extra=("--no-share-prefixes",), steps=6),
         Case("L.32k", "L", extra=("--micro-batch-tokens", "32768")),
