@@ -115,10 +115,10 @@ def usable_attention(options: argparse.Namespace) -> str:
     """The first of ATTENTION that runs two packed sequences forward and backward in a model of two layers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from agentsft.train.flash import _find_cutlass
+    from agentsft.train.flash import find_cutlass
 
     with contextlib.suppress(ImportError):
-        _find_cutlass()  # FlashAttention-4 needs it, in whoever's hands
+        find_cutlass()  # FlashAttention-4 needs it, in whoever's hands
     config = AutoConfig.from_pretrained(options.model)
     config.num_hidden_layers, config.vocab_size = 2, 1024
     if getattr(config, "layer_types", None):

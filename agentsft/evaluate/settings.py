@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from agentsft.config import DataConfig, _option
+from agentsft.config import DataConfig, option
 from agentsft.errors import UserError
 
 
@@ -13,14 +13,14 @@ from agentsft.errors import UserError
 class EvalConfig(DataConfig):
     """`DataConfig` says which turns are judged, in which contexts; the rest says how. `model` may be an adapter."""
 
-    output: str = _option("", "Folder for results.jsonl and eval.json; default: outputs/eval/NAME.", "Run")
-    limit: int | None = _option(None, "Only the first so many conversations.", "Run")
-    resume: bool = _option(False, "Go on from the results in output, or start afresh.", "Run")
-    seed: int = _option(42, "Seed of the bootstrap.", "Run")
-    generate: bool = _option(True, "Let the model answer every turn; otherwise the loss alone.", "Generation")
-    max_new_tokens: int = _option(512, "Longest answer; one without a stop token by then did not stop.", "Generation")
-    batch_tokens: int = _option(32768, "Tokens of one batch, prompts and answers: the memory knob.", "Generation")
-    precision: str = _option(
+    output: str = option("", "Folder for results.jsonl and eval.json; default: outputs/eval/NAME.", "Run")
+    limit: int | None = option(None, "Only the first so many conversations.", "Run")
+    resume: bool = option(False, "Go on from the results in output, or start afresh.", "Run")
+    seed: int = option(42, "Seed of the bootstrap.", "Run")
+    generate: bool = option(True, "Let the model answer every turn; otherwise the loss alone.", "Generation")
+    max_new_tokens: int = option(512, "Longest answer; one without a stop token by then did not stop.", "Generation")
+    batch_tokens: int = option(32768, "Tokens of one batch, prompts and answers: the memory knob.", "Generation")
+    precision: str = option(
         "auto", "auto: bf16 on GPUs that have it, else fp32.", "Generation", ("auto", "fp32", "bf16", "fp16")
     )
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from agentsft.config import TrainConfig
 from agentsft.errors import UserError
 from agentsft.train.flops import Flops
-from agentsft.train.model import _with_adapter, decoder_layers, parameter_counts
+from agentsft.train.model import decoder_layers, parameter_counts, with_adapter
 from agentsft.train.module import base_model
 from agentsft.train.quantize import bytes_each
 
@@ -71,7 +71,7 @@ def shape_of(config: TrainConfig, model: Any) -> Shape:
     if config.tuner != "full":
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks by a name that Transformers 5.23 changed
-            model = _with_adapter(config, model, None)
+            model = with_adapter(config, model, None)
     trainable, parameters = parameter_counts(model)
     base = base_model(model)
     head = list(base.get_output_embeddings().parameters()) if base.get_output_embeddings() is not None else []

@@ -152,7 +152,7 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 @functools.cache
 def _kernels() -> tuple[Any, Any, Any, Any]:
     """The library's forward and backward, block_size-aware block lists, and our mask in its language."""
-    _find_cutlass()
+    find_cutlass()
     from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
     from flash_attn.cute.interface import _flash_attn_bwd, _flash_attn_fwd
 
@@ -164,7 +164,7 @@ def _kernels() -> tuple[Any, Any, Any, Any]:
     return _flash_attn_fwd, _flash_attn_bwd, blocks, visible
 
 
-def _find_cutlass() -> None:
+def find_cutlass() -> None:
     """CUTLASS's Python package lies in a folder that a .pth file names, which `pip install --target` does not heed."""
     try:
         importlib.import_module("cutlass")

@@ -60,9 +60,9 @@ def load_model(
         model.get_input_embeddings().register_forward_hook(_in_bfloat16)
     if not full:
         with torch.device("meta") if empty else nullcontext():
-            model = _with_adapter(config, model, None if empty else checkpoint)
+            model = with_adapter(config, model, None if empty else checkpoint)
     if config.gradient_checkpointing:
-        _checkpoint_activations(base_model(model))
+        checkpoint_activations(base_model(model))
     return model.train()
 
 
@@ -71,7 +71,8 @@ def _in_bfloat16(module: nn.Module, inputs: Any, embedded: torch.Tensor) -> torc
     return embedded.bfloat16() if torch.is_autocast_enabled(embedded.device.type) else embedded
 
 
-def _checkpoint_activations(model: Any) -> None:
+def checkpoint_activations(model: Any) -> None:
+    """Turns gradient checkpointing on. Raises UserError where the model has none."""
     # Transformers 5.23 renamed the method and warns about the old name.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     try:
@@ -102,7 +103,8 @@ def _from_config(config: TrainConfig, dtype: torch.dtype) -> Any:
         raise UserError(f"model {config.model}: cannot be made ({' '.join(str(error).split())[:500]})") from error
 
 
-def _with_adapter(config: TrainConfig, model: Any, checkpoint: Path | None) -> Any:
+def with_adapter(config: TrainConfig, model: Any, checkpoint: Path | None) -> Any:
+    """The model with a new adapter, or with that of a checkpoint. Raises UserError for settings that do not fit it."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if checkpoint:

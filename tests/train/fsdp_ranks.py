@@ -22,7 +22,7 @@ from agentsft.train.checkpoint import fault
 from agentsft.train.interrupt import Interrupted
 from agentsft.train.judge import Judge
 from agentsft.train.launch import Sharding
-from agentsft.train.model import _checkpoint_activations
+from agentsft.train.model import checkpoint_activations
 from agentsft.train.nonfinite import culprits
 from agentsft.train.reporter import Silent
 from agentsft.types import TokenTree
@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
         for name, settings in WAYS.items():
             model = model_of(name)
             if settings.get("gradient_checkpointing"):
-                _checkpoint_activations(model)
+                checkpoint_activations(model)
             few = trees[:1] if name == "fewer trees than ranks" else trees
             run = step_run(model, few, sharding=Sharding(reshard=name != "adapter"), **settings)
             gathered, exchanged, passes = [0], [0], len(run.plan(0).ranks[0])

@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from agentsft.train.model import _checkpoint_activations
+from agentsft.train.model import checkpoint_activations
 from tests.batch.trees import sample_step
 from tests.train.reference import reference
 from tests.train.tiny import loss_and_gradient, saved_model, step_run, tiny_model
@@ -46,7 +46,7 @@ def test_loss_and_gradient_equal_plain_transformers_however_the_step_is_laid_out
     for way, settings in WAYS.items():
         model = tiny_model(name)
         if settings.get("gradient_checkpointing"):
-            _checkpoint_activations(model)
+            checkpoint_activations(model)
         run = step_run(model, sample_step(), **settings)
         assert run.planner.split == (settings.get("layout") == "split")
         assert same(loss_and_gradient(run), expected), way

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from agentsft.config import TrainConfig
 from agentsft.errors import UserError
 from agentsft.train import offload
-from agentsft.train.model import _checkpoint_activations, decoder_layers, load_model
+from agentsft.train.model import checkpoint_activations, decoder_layers, load_model
 from agentsft.train.offload import Offload
 from tests.batch.trees import random_tree, sample_step
 from tests.train.test_invariance import rows
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 def checkpointed(model: Any, offload: Offload | None, device: torch.device = CPU, fill: int = 75) -> Any:
     model = model.to(device)
-    _checkpoint_activations(model)
+    checkpoint_activations(model)
     made = step_run(model, sample_step(), fill=fill)
     made.module.offload = offload
     return made
@@ -153,7 +153,7 @@ def test_on_a_gpu_gradients_are_the_same_and_layer_inputs_take_no_memory() -> No
     found, peaks = [], []
     for offloaded in (False, True):
         model = tall(30).to(device)
-        _checkpoint_activations(model)
+        checkpoint_activations(model)
         made = step_run(model, trees, budget=16384, attn_implementation="sdpa")
         made.module.offload = Offload(device) if offloaded else None
         torch.cuda.reset_peak_memory_stats()

@@ -8,7 +8,7 @@ from torch import nn
 from agentsft.batch.split import chains
 from agentsft.config import TrainConfig
 from agentsft.train.flops import Flops
-from agentsft.train.model import _with_adapter, parameter_counts
+from agentsft.train.model import parameter_counts, with_adapter
 from agentsft.train.optim import learning_rate, make_optimizer
 from tests.batch.trees import random_tree
 from tests.train.tiny import tiny_model
@@ -42,7 +42,7 @@ def test_flops_are_counted_over_real_tokens_allowed_pairs_and_trained_rows() -> 
     assert Flops(model).count([tree]) == expected
     assert Flops(model).count(chains(tree)) > expected
 
-    adapted = _with_adapter(TrainConfig(tuner="lora", lora_rank=2), model, None)
+    adapted = with_adapter(TrainConfig(tuner="lora", lora_rank=2), model, None)
     trainable, _ = parameter_counts(adapted)
     expected = (4 * 2 * layer + 6 * trainable) * 50 + 4 * 300 * 64 * rows + 12 * 64 * 2 * pairs
     assert Flops(adapted).count([tree]) == expected
