@@ -78,10 +78,10 @@ def test_a_parquet_row_that_is_no_text_is_refused_alone(tmp_path):
 
     good = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     kind = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
-    rows = pa.array([good, [{**good[0], "content": "XXXX"}, good[1]], good], kind)
+    rows = pa.array([good, [{**good[0], "content": "YYYY"}, good[1]], good], kind)
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"messages": rows}), path, compression="none", use_dictionary=False, write_statistics=False)
-    path.write_bytes(path.read_bytes().replace(b"XXXX", b"X\xff\xffX"))
+    path.write_bytes(path.read_bytes().replace(b"YYYY", b"Y\xff\xffY"))
     found = list(read_rows([str(path)]))
     assert [row.refusal and row.refusal.reason for row in found] == [None, "malformed", None]
     assert "utf-8" in found[1].refusal.detail

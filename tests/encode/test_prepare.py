@@ -225,7 +225,7 @@ def test_chunks_encode_as_the_whole_text_does(name: str, parts: list[tuple[str, 
     assert encoder.ids_of(chunks).tolist() == made.tokenizer.encode(longer, add_special_tokens=False)
 
 
-def test_each_unique_text_of_a_conversation_is_encoded_once() -> None:
+def test_each_unique_text_of_a_conversation_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Preparer(assets.qwen_tokenizer())
     turns = [
         m for k in range(30) for m in (Message("user", f"question {k} " * 50), Message("assistant", f"answer {k}"))
@@ -237,7 +237,7 @@ def test_each_unique_text_of_a_conversation_is_encoded_once() -> None:
         seen.extend(map(len, texts))
         return encode(texts)
 
-    made.encoder._encode_batch_fast = counted  # type: ignore[method-assign]
+    monkeypatch.setattr(made.encoder, "_encode_batch_fast", counted)
     (example,) = made.prepare([Row(0, "f:1", Conversation(tuple(turns)))])
     assert example.tree is not None
     longest = max(len(turn.prompt) for turn in example.turns)

@@ -49,20 +49,13 @@ def test_rows_in_order_are_proven(kind: str, base: str) -> None:
     assert len(example.tree.source)
 
 
-class Strategy(LossScale):
-    """A strategy whose spans are spoiled."""
-
-    def spoil(self, spans: tuple[Span, ...], response: str) -> tuple[Span, ...]:
-        raise NotImplementedError
-
-    def spans(self, response: str, query: str | None) -> tuple[Span, ...]:
-        return self.spoil(LossScale.spans(self, response, query), response)
-
-
 def _strategy(spoil: Callable[[tuple[Span, ...], str], tuple[Span, ...]]) -> LossScale:
-    made = type("Spoiled", (Strategy,), {"spoil": lambda self, spans, response: spoil(spans, response)})
+    class Spoiled(LossScale):
+        def spans(self, response: str, query: str | None) -> tuple[Span, ...]:
+            return spoil(LossScale.spans(self, response, query), response)
+
     plain = parse_loss_scale("react")
-    return made(plain.name, plain.base, plain.strategies)
+    return Spoiled(plain.name, plain.base, plain.strategies)
 
 
 SPANS: dict[str, Callable[[tuple[Span, ...], str], tuple[Span, ...]]] = {
