@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from agentsft.train.checkpoint import fault
 from tests.batch.trees import sample_step
 from tests.train.fsdp_ranks import WAYS, model_of
+from tests.train.launched import launch_two
 from tests.train.reference import reference
 from tests.train.test_invariance import assert_alike, rows, same
 from tests.train.tiny import saved_model
@@ -27,23 +26,11 @@ from tests.train.two_ranks import short_runs
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes, started by `accelerate launch`, left what they computed."""
-    folder, root = tmp_path_factory.mktemp("fsdp"), Path(__file__).parents[2]
+    folder = tmp_path_factory.mktemp("fsdp")
     os.environ["ACCELERATE_USE_CPU"] = "true"
     saved_model("llama", folder / "model")
     short_runs(folder, sample_step(), [("one then two", {"max_steps": 2})])
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2"]
-    command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [*command, "--main_process_port", "0", "-m", "tests.train.fsdp_ranks", str(folder)],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch_two("tests.train.fsdp_ranks", folder, "--use_fsdp", "--fsdp_version", "2")
     return folder
 
 

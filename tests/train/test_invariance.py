@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from safetensors.torch import load_file
 
 from agentsft.train.model import checkpoint_activations
 from tests.batch.trees import sample_step
+from tests.train.launched import launch_two
 from tests.train.reference import reference
 from tests.train.tiny import loss_and_gradient, saved_model, step_run, tiny_model
 from tests.train.two_ranks import SHORT, short_runs
@@ -83,24 +82,12 @@ def test_normalize_chooses_the_denominator(normalize: str) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes, started by `accelerate launch`, left what they computed."""
-    folder, root = tmp_path_factory.mktemp("two_ranks"), Path(__file__).parents[2]
+    folder = tmp_path_factory.mktemp("two_ranks")
     os.environ["ACCELERATE_USE_CPU"] = "true"
     saved_model("llama", folder / "model")
     short_runs(folder, sample_step(), [("one then two", {"max_steps": 2})])
     # `accelerate launch --cpu` starts several processes only under MPI; its launcher for GPUs does so on CPUs too.
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [*command, "-m", "tests.train.two_ranks", str(folder)],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch_two("tests.train.two_ranks", folder, "--multi_gpu")
     return folder
 
 
