@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the table. `peer` is '' for agentsft; `extra` are arguments of agentsft train or benchmarks.peers."""
+    """One line of the table. `peer` is '' for agentsft; `extra` are arguments of agentsft train or benchmarks.peers,
+    `settings` are torch's, MODULE.NAME=VALUE."""
 
     name: str
     work: str
@@ -17,9 +18,12 @@ class Case:
     profile: bool = False
     fresh: bool = False
     limit: int = 180
+    settings: tuple[str, ...] = ()
 
 
 FP8 = ("rowwise", "tensorwise")
+RECOMPUTING = ("torch._functorch.config.ban_recompute_materialized_backward=False",)
+TUNED = ("torch._inductor.config.coordinate_descent_tuning=True",)
 
 
 def all_cases() -> list[Case]:
@@ -33,6 +37,8 @@ def all_cases() -> list[Case]:
             Case(f"{work}.split", work, extra=("--layout", "split"), steps=4 - slow, limit=280),
             Case(f"{work}.trl", work, "trl", steps=3, limit=180 * slow),
             Case(f"{work}.trl-liger", work, "trl-liger", steps=3, limit=180 * slow),
+            Case(f"{work}.trl-one", work, "trl", ("--rows", "1"), steps=3, limit=180 * slow),
+            Case(f"{work}.trl-liger-one", work, "trl-liger", ("--rows", "1"), steps=3, limit=180 * slow),
             Case(f"{work}.trl-liger-packed", work, "trl-liger-packed", steps=3, limit=180 * slow),
             Case(f"{work}.transformers", work, "transformers", steps=3, limit=180 * slow),
         ]
@@ -40,7 +46,9 @@ def all_cases() -> list[Case]:
     return [
         *cases,
         Case("S.default-weights", "S", extra=("--loss-scale", "default")),
-        *(Case(f"{work}.fp8-{kind}", work, extra=("--fp8", kind)) for work in ("T", "S") for kind in FP8),
+        *(Case(f"{work}.fp8-{kind}", work, profile=True, extra=("--fp8", kind)) for work in ("T", "S") for kind in FP8),
+        *(Case(f"{work}.recomputing", work, profile=True, settings=RECOMPUTING) for work in ("T", "S")),
+        *(Case(f"{work}.tuned", work, profile=True, settings=TUNED, limit=240) for work in ("T", "S")),
         Case("tau2.agentsft", "tau2", steps=6),
         Case("tau2.no-share", "tau2", extra=("--no-share-prefixes",), steps=6),
         Case("L.32k", "L", extra=("--micro-batch-tokens", "32768")),

@@ -138,7 +138,8 @@ def run_case(bench: Bench, case: Case) -> dict[str, Any]:
         output = bench.folder / "output"
         profile = case.profile and not bench.options.no_profile
         module = [
-            "benchmarks.observed", str(file), *(["--profile"] if profile else []), "--",
+            "benchmarks.observed", str(file), *(["--profile"] if profile else []),
+            *(word for setting in case.settings for word in ("--set", setting)), "--",
             "--model", str(model), "--data", str(data), "--output", str(output), "--tuner", work.tuner,
             "--batch-size", str(work.batch), "--loss-scale", work.loss_scale, "--max-steps", str(steps),
             "--learning-rate", str(LEARNING_RATE), *case.extra,

@@ -1,6 +1,7 @@
 """`agentsft train` in this process, watched: time, memory and compilations of each step, and a profile of one.
 
-python -m benchmarks.observed STEPS.jsonl [--profile] [--kernel flash|triton] [--gradients FILE] -- --model MODEL ...
+python -m benchmarks.observed STEPS.jsonl [--profile] [--kernel flash|triton] [--gradients FILE]
+    [--set torch._inductor.config.NAME=VALUE] -- --model MODEL ...
 
 What follows `--` are the arguments of `agentsft train`. With --profile its last step is computed a second time under
 torch's profiler, which slows the host down but not the GPU: the share of the first time in which the GPU was busy
@@ -10,6 +11,8 @@ follows from both. The final model is not saved.
 from __future__ import annotations
 
 import argparse
+import ast
+import importlib
 import json
 import re
 import sys
@@ -31,13 +34,16 @@ KINDS = (
 )
 """What a kernel does, by its name in lower case; the first match counts."""
 
+LONGEST = 40
+"""How many kernels a profile names."""
+
 
 def kind_of(kernel: str) -> str:
     return next(kind for kind, pattern in KINDS if re.search(pattern, kernel.lower()))
 
 
 def summarise(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds in which the GPU was busy, seconds by kind, and the ten longest kernels, from a Chrome trace's events."""
+    """Seconds in which the GPU was busy, seconds by kind, and the longest kernels, from a Chrome trace's events."""
     spans = []
     kinds: Counter[str] = Counter()
     kernels: Counter[str] = Counter()
@@ -54,7 +60,7 @@ def summarise(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return {
         "busy_seconds": busy,
         "kinds": {kind: round(kinds[kind], 4) for kind, _ in KINDS},
-        "longest": [(name, round(seconds, 4)) for name, seconds in kernels.most_common(10)],
+        "longest": [(name, round(seconds, 4)) for name, seconds in kernels.most_common(LONGEST)],
     }
 
 
@@ -173,9 +179,15 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--kernel", choices=("flash", "triton"))
     parser.add_argument("--gradients", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="MODULE.NAME=VALUE", help="a setting of torch")
     options = parser.parse_args(own)
 
     import torch._logging
+
+    for setting in options.set:
+        place, _, value = setting.partition("=")
+        module, _, name = place.rpartition(".")
+        setattr(importlib.import_module(module), name, ast.literal_eval(value))
 
     torch._logging.set_logs(recompiles=True)  # the reasons, in the log
     Watch(options)

@@ -61,7 +61,7 @@ def train_trl(options: argparse.Namespace, rows: list[list[int]], steps: Steps) 
     ahead = options.steps + packed  # packs of a step more, in case they are fewer than estimated
     order = [int(i) for indices in steps_of(len(rows), options.batch, ahead) for i in indices]
     dataset = Dataset.from_dict({"input_ids": [rows[i] for i in order]})
-    each = 1 if packed else min(8, options.batch)  # 8 is the default of per_device_train_batch_size
+    each = 1 if packed else min(options.rows or 8, options.batch)  # 8 is per_device_train_batch_size's default
     passes, length = max(options.batch // each, 1), None
     if packed:
         length = max(options.pack, max(map(len, rows)))
@@ -152,7 +152,7 @@ def train_transformers(options: argparse.Namespace, rows: list[list[int]], steps
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, fused=True)
-    together = options.rows
+    together = options.rows or 4
 
     def backward(indices: np.ndarray) -> None:
         count = sum(len(rows[i]) - 1 for i in indices)
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--dtype", help="of the weights that TRL loads; its default is float32")
     parser.add_argument("--attention", help="for packing; default: the fastest that runs")
     parser.add_argument("--pack", type=int, default=16384)
-    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--rows", type=int, help="conversations a forward pass; default: TRL's 8, transformers' 4")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     options = parser.parse_args()
     steps = Steps(options.steps_file, options.device)
