@@ -62,8 +62,7 @@ def collate(pack: Pack, multiple: int = 1, arrange: bool = False) -> MicroBatch:
     """
     import torch
 
-    columns = pack.size // max(len(pack.trees), 1) if pack.rows else pack.tokens
-    columns = -(-max(columns, 1) // multiple) * multiple
+    columns = padded_to(pack.size // max(len(pack.trees), 1) if pack.rows else pack.tokens, multiple)
     shape = (max(len(pack.trees), 1) if pack.rows else 1, columns)
     size = shape[0] * columns
     starts = _starts(pack, columns)
@@ -84,13 +83,13 @@ def collate(pack: Pack, multiple: int = 1, arrange: bool = False) -> MicroBatch:
     source, token, weight, label = _targets(pack, starts, place_of)
     rows, first, row = np.unique(source, return_index=True, return_inverse=True)
     spans = tuple((start, start + len(tree), tree.is_chain) for start, tree in zip(starts, pack.trees, strict=True))
-    padded = pack.rows and bool(pack.trees) and not real.all()
+    gaps = pack.rows and bool(pack.trees) and not real.all()
     return MicroBatch(
         input_ids=torch.from_numpy(input_ids.reshape(shape)),
         position_ids=torch.from_numpy(position_ids.reshape(shape)),
         subtree_end=None if pack.rows else torch.from_numpy(subtree_end),
         dfs=None if pack.rows else torch.from_numpy(dfs),
-        attention_mask=torch.from_numpy(real.reshape(shape)) if padded else None,
+        attention_mask=torch.from_numpy(real.reshape(shape)) if gaps else None,
         rows=torch.from_numpy(rows),
         row=torch.from_numpy(row),
         token=torch.from_numpy(token),
@@ -100,6 +99,12 @@ def collate(pack: Pack, multiple: int = 1, arrange: bool = False) -> MicroBatch:
         row_start=np.append(first, len(source)),
         spans=() if pack.rows else spans,
     )
+
+
+def padded_to(columns: int, multiple: int) -> int:
+    """`columns` as a multiple of `multiple`: at least two of it, since compiled code takes one block for a constant."""
+    blocks = -(-max(columns, 1) // multiple)
+    return multiple * (blocks if multiple == 1 else max(blocks, 2))
 
 
 def _starts(pack: Pack, columns: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,6 +14,13 @@ from agentsft.batch.split import chains, split_tree
 from agentsft.types import LABELS, TokenTree
 
 _Piece = TypeVar("_Piece", TokenTree, list[TokenTree])
+
+
+EVENLY = (1.02, 1.05, 1.1, 1.2, 1.4)
+"""How much fuller than their mean bins may be; the first that takes no more bins is used."""
+
+AGAIN = 1.01
+"""How many more tokens even bins may have in all, since those that conversations share can come in several bins."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,10 +95,10 @@ class Planner:
         pieces = [piece for tree in trees for piece in (chains(tree) if self.split else split_tree(tree, self.budget))]
         pieces = [piece for piece in pieces if (piece.weight > 0).any()]
         if self.share and not self.rows:
-            shares = self._spread(self._merged(pieces, self.fill), pieces)
+            shares = self._balance(self._evenly(pieces, self._merged, self.world), self.world)
         else:
             shares = [
-                self._rows(share) if self.rows else self._best_fit(share, self.fill)
+                self._rows(share) if self.rows else self._evenly(share, self._best_fit, 1)
                 for share in self._balance(pieces, self.world)
             ]
         most = max(map(len, shares))
@@ -117,16 +124,24 @@ class Planner:
             units += [merge_trees(together) for together in self._best_fit(members, fill, common)]
         return self._best_fit(units, fill)
 
-    def _spread(self, bins: list[list[TokenTree]], pieces: list[TokenTree]) -> list[list[list[TokenTree]]]:
-        """The bins of each rank. Where their number does not divide evenly, smaller bins are tried that do."""
-        wanted = -(-len(bins) // self.world) * self.world
-        mean = sum(len(tree) for trees in bins for tree in trees) / max(wanted, 1)
-        for slack in (1.02, 1.05, 1.1, 1.2, 1.4):
-            if len(bins) == wanted:
+    def _evenly(
+        self, pieces: list[TokenTree], put: Callable[[list[TokenTree], int], list[list[TokenTree]]], ranks: int
+    ) -> list[list[TokenTree]]:
+        """As few bins as `put` needs, or as many more as `ranks` divides evenly, about equally full.
+
+        The largest bin sets the peak of memory, and it is no larger than it must be.
+        """
+        bins = put(pieces, self.fill)
+        most = -(-len(bins) // ranks) * ranks
+        tokens = sum(len(tree) for trees in bins for tree in trees)
+        for slack in EVENLY:
+            fill = int(slack * tokens / max(most, 1)) + 1
+            if fill >= self.fill:
                 break
-            smaller = self._merged(pieces, min(self.fill, int(mean * slack) + 1))
-            bins = smaller if len(smaller) <= wanted else bins
-        return self._balance(bins, self.world)
+            smaller = put(pieces, fill)
+            if len(smaller) <= most and sum(len(tree) for trees in smaller for tree in trees) <= AGAIN * tokens:
+                return smaller
+        return bins
 
     def _best_fit(self, pieces: list[TokenTree], fill: int, common: int = 0) -> list[list[TokenTree]]:
         """Best-fit decreasing: the largest piece first, into the fullest bin that still has room.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from agentsft.batch.length import best_length
+from agentsft.batch.collate import padded_to
 from agentsft.batch.order import step_indices, total_steps
 from agentsft.batch.pack import Planner
 from agentsft.config import TrainConfig
@@ -24,9 +24,9 @@ class Work:
     """What one optimizer step takes on average, and how many there are.
 
     `tokens` are those of the conversations' trees, `computed` those that remain where conversations begin alike,
-    `trained` the targets; `passes` are forward passes of one GPU, each of `pack` tokens with its padding, and `fill`
-    the share of them that is no padding. `flops` are those of all GPUs together, `balance` the share of the time of
-    the slowest GPU that the mean one is busy. `longest` is the longest path, in tokens.
+    `trained` the targets; `passes` are forward passes of one GPU, the largest of `pack` tokens with its padding, and
+    `fill` the share of all passes' tokens that is no padding. `flops` are those of all GPUs together, `balance` the
+    share of the time of the slowest GPU that the mean one is busy. `longest` is the longest path, in tokens.
     """
 
     conversations: int
@@ -50,8 +50,9 @@ def plan_work(config: TrainConfig, shape: Shape, trees: Sequence[TokenTree], con
         [trees[int(k)] for k in step_indices(config.seed, step, len(trees), size)]
         for step in range(min(steps, STEPS, max(len(trees) // size, 1)))
     ]
-    planner, pack = _packing(config, shape, sample, max(map(len, trees)), gpus)
+    planner = _planner(config, shape, gpus)
     plans = [planner.plan(step) for step in sample]
+    sizes = [padded_to(pack.size, FLEX_BLOCK) for plan in plans for pack in plan.packs]
     passes = float(np.mean([len(plan.ranks[0]) for plan in plans]))
     computed = float(np.mean([plan.tokens for plan in plans]))
     costs = np.array([[sum(planner.cost(p.trees) for p in rank) for rank in plan.ranks] for plan in plans])
@@ -62,8 +63,8 @@ def plan_work(config: TrainConfig, shape: Shape, trees: Sequence[TokenTree], con
         computed=computed * config.batch_size / size,
         trained=float(np.mean([plan.num_items for plan in plans])) * config.batch_size / size,
         passes=passes * config.batch_size / size,
-        pack=pack,
-        fill=computed / max(passes * gpus * pack, 1.0),
+        pack=max(sizes),
+        fill=computed * len(plans) / sum(sizes),
         flops=float(np.mean([shape.flops.count(t for p in plan.packs for t in p.trees) for plan in plans]))
         * config.batch_size
         / size,
@@ -72,12 +73,8 @@ def plan_work(config: TrainConfig, shape: Shape, trees: Sequence[TokenTree], con
     )
 
 
-def _packing(
-    config: TrainConfig, shape: Shape, sample: list[list[TokenTree]], largest: int, gpus: int
-) -> tuple[Planner, int]:
-    """The planner that such a run has on CUDA with compiled layers, and the length of its packs."""
+def _planner(config: TrainConfig, shape: Shape, gpus: int) -> Planner:
+    """The planner that such a run has on CUDA."""
     split = config.layout == "split"
     budget, pairs = config.micro_batch_tokens, shape.flops.pair_cost
-    planner = Planner(budget, budget, gpus, split, False, pairs, config.share_prefixes is not False and not split)
-    pack = best_length(planner, sample[:8], largest, FLEX_BLOCK)
-    return replace(planner, fill=min(pack, planner.fill)), pack
+    return Planner(budget, budget, gpus, split, False, pairs, config.share_prefixes is not False and not split)

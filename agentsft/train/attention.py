@@ -52,6 +52,11 @@ class Attention:
         self.flash = False
         self._block_mask = _BlockMasks(device) if mode == "flex" else None
 
+    def reserve(self, tokens: int) -> None:
+        """Makes room for packs of so many tokens; a longer one has the mask's function compiled anew."""
+        if self._block_mask is not None:
+            self._block_mask.reserve(tokens)
+
     def arguments(self, batch: MicroBatch) -> dict[str, Any]:
         """Keyword arguments for the decoder, beside input_ids and position_ids."""
         if batch.subtree_end is None:
@@ -81,20 +86,21 @@ class _BlockMasks:
     """Block masks from buffers that stay: a mask function that closed over new tensors each time would recompile."""
 
     def __init__(self, device: torch.device) -> None:
-        self.create = torch.compile(create_block_mask)
-        self._reserve(0, device)
+        self.create = torch.compile(create_block_mask, dynamic=True)
+        self.device = device
+        self.reserve(0)
 
     def __call__(self, dfs: torch.Tensor, subtree_end: torch.Tensor) -> BlockMask:
         n = len(subtree_end)
         if n > len(self.end):
-            self._reserve(n, subtree_end.device)
+            self.reserve(n)
         self.dfs[:n].copy_(dfs)
         self.end[:n].copy_(subtree_end)
         return self.create(self.mask_mod, None, None, n, n, device=subtree_end.device)
 
-    def _reserve(self, n: int, device: torch.device) -> None:
-        self.dfs = dfs = torch.zeros(n, dtype=torch.int32, device=device)
-        self.end = end = torch.zeros(n, dtype=torch.int32, device=device)
+    def reserve(self, n: int) -> None:
+        self.dfs = dfs = torch.zeros(n, dtype=torch.int32, device=self.device)
+        self.end = end = torch.zeros(n, dtype=torch.int32, device=self.device)
 
         def mask_mod(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
             return visible(dfs[q], dfs[k], end[k])

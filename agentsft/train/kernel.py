@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,30 +17,33 @@ TOLERANCE = 2e-2
 """How far outputs and gradients may lie apart, as a share of their norm; bfloat16 rounds to 4e-3."""
 
 
-def choose_kernel(attention: Attention, config: Any, dtype: torch.dtype, batch: MicroBatch) -> str:
-    """Sets `attention.flash` where FlashAttention-4 is exact and faster on `batch`; gives a note on what was found.
+SAMPLE = 4
+"""How many packs decide between two kernels."""
+
+
+def choose_kernel(attention: Attention, config: Any, dtype: torch.dtype, batches: Sequence[MicroBatch]) -> str:
+    """Sets `attention.flash` where FlashAttention-4 is exact and faster on `batches`; gives a note on what was found.
 
     `config` is the model's text configuration, `dtype` what attention computes in.
     """
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    reason = obstacle(batch.input_ids.device, head_dim, dtype)
+    reason = obstacle(batches[0].input_ids.device, head_dim, dtype)
     if reason:
         return f"Attention: flex attention by Triton, not by FlashAttention-4, since {reason}."
     key_heads = getattr(config, "num_key_value_heads", None) or heads
-    arguments = attention.arguments(batch)
+    found = []
     try:
-        ours, theirs = _run(
-            arguments["attention_mask"], (batch.dfs, batch.subtree_end), heads, key_heads, head_dim, dtype
-        )
+        for batch in batches:
+            mask = attention.arguments(batch)["attention_mask"]
+            found.append(_run(mask, (batch.dfs, batch.subtree_end), heads, key_heads, head_dim, dtype))
     except Exception as error:  # whatever a library of pre-releases may raise
         cause = " ".join(str(error).split())[:200]
         return f"Attention: flex attention by Triton; comparing it with FlashAttention-4 failed ({cause})."
-    (flash, flash_results), (triton, triton_results) = ours, theirs
-    pairs = zip(flash_results, triton_results, strict=True)
-    difference = max(float((a - b).float().norm() / b.float().norm()) for a, b in pairs)
-    if not difference <= TOLERANCE:
-        return f"Attention: flex attention by Triton; FlashAttention-4 differs from it by {difference:.1e}."
+    wrong = [difference for *_, difference in found if not difference <= TOLERANCE]
+    if wrong:
+        return f"Attention: flex attention by Triton; FlashAttention-4 differs from it by {wrong[0]:.1e}."
+    flash, triton = (sum(times) / len(found) for times in list(zip(*found, strict=True))[:2])
     attention.flash = flash < triton
     chosen = "FlashAttention-4" if attention.flash else "Triton"
     times = f"{flash:.1f} ms a layer and pack with FlashAttention-4, {triton:.1f} ms with Triton"
@@ -48,8 +52,8 @@ def choose_kernel(attention: Attention, config: Any, dtype: torch.dtype, batch: 
 
 def _run(
     mask: BlockMask, places: Any, heads: int, key_heads: int, head_dim: int, dtype: torch.dtype
-) -> tuple[tuple[float, list[torch.Tensor]], tuple[float, list[torch.Tensor]]]:
-    """Milliseconds, and output and gradients, of both kernels on random numbers."""
+) -> tuple[float, float, float]:
+    """Milliseconds of FlashAttention-4 and of Triton on random numbers, and how far their results lie apart."""
     device, n = places[0].device, len(places[0])
     generator = torch.Generator(device).manual_seed(0)
 
@@ -58,7 +62,7 @@ def _run(
 
     query, key, value, d_out = random(heads), random(key_heads), random(key_heads), random(heads)
     q, k, v = inputs = [tensor.transpose(1, 2).requires_grad_() for tensor in (query, key, value)]
-    triton = torch.compile(flex_attention, dynamic=False)
+    triton = _compiled_flex()
     repeats = heads // key_heads if heads & (heads - 1) else 1  # its kernels group powers of two alone
 
     def by_flash() -> torch.Tensor:
@@ -68,7 +72,14 @@ def _run(
         keys, values = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
         return triton(q, keys, values, block_mask=mask, enable_gqa=repeats == 1).transpose(1, 2)
 
-    return _timed(by_flash, inputs, d_out), _timed(by_triton, inputs, d_out)
+    (flash, ours), (other, theirs) = _timed(by_flash, inputs, d_out), _timed(by_triton, inputs, d_out)
+    pairs = zip(ours, theirs, strict=True)
+    return flash, other, max(float((a - b).float().norm() / b.float().norm()) for a, b in pairs)
+
+
+@functools.cache
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention, dynamic=True)
 
 
 def _timed(

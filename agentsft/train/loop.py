@@ -36,8 +36,8 @@ class Prepared:
 
     plan: StepPlan
     flops: float
-    first: tuple[Pack, int, MicroBatch] | None
-    """The pack, the multiple that it is padded to, and its tensors."""
+    first: tuple[Pack, MicroBatch] | None
+    """The pack and its tensors."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self._ahead = Ahead(self._prepared)
-        self._first: tuple[Pack, int, MicroBatch] | None = None
+        self._first: tuple[Pack, MicroBatch] | None = None
 
     def prepared(self, step: int) -> Prepared:
         """The plan of step number `step`, with what else `begin` has made of it."""
@@ -90,14 +90,13 @@ class Run:
     def _prepared(self, step: int) -> Prepared:
         plan = self.plan(step)
         packs = plan.ranks[self.accelerator.process_index]
-        first = (packs[0], self.multiple, self.batch_of(packs[0])) if packs and plan.num_items else None
+        first = (packs[0], self.batch_of(packs[0])) if packs and plan.num_items else None
         return Prepared(plan, self.flops.count(tree for pack in plan.packs for tree in pack.trees), first)
 
     def batch_of(self, pack: Pack) -> MicroBatch:
         """The tensors of one pass, on the host."""
-        first = self._first
-        if first is not None and first[0] is pack and first[1] == self.multiple:
-            return first[2]
+        if self._first is not None and self._first[0] is pack:
+            return self._first[1]
         return collate(pack, self.multiple, self.arrange)
 
     def plan(self, step: int) -> StepPlan:

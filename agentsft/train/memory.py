@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from agentsft.batch.collate import padded_to
 from agentsft.batch.pack import Pack, Planner
 from agentsft.config import TrainConfig
 from agentsft.errors import UserError
-from agentsft.train.attention import FLEX_BLOCK
 
 if TYPE_CHECKING:
     from agentsft.train.loop import Run
@@ -45,7 +45,7 @@ def divided(pack: Pack, limit: int | None) -> list[Pack]:
 def columns(pack: Pack, multiple: int) -> int:
     """Tokens that the forward pass of `pack` computes, padding included."""
     rows = max(len(pack.trees), 1) if pack.rows else 1
-    return rows * -(-max(pack.size // rows, 1) // multiple) * multiple
+    return rows * padded_to(pack.size // rows, multiple)
 
 
 def halve(run: Run, pack: Pack, reason: str) -> list[Pack]:
@@ -54,17 +54,15 @@ def halve(run: Run, pack: Pack, reason: str) -> list[Pack]:
     Raises UserError where it cannot become smaller.
     """
     size = columns(pack, run.multiple)
-    limit, multiple = size // 2, run.multiple
-    while multiple > limit and multiple > FLEX_BLOCK:
-        multiple = -(-multiple // 2 // FLEX_BLOCK) * FLEX_BLOCK
+    limit = size // 2
     pieces = divided(pack, limit)
-    if max((columns(piece, multiple) for piece in pieces), default=size) >= size:
+    if max((columns(piece, run.multiple) for piece in pieces), default=size) >= size:
         longest = max((int(tree.position_ids.max()) + 1 for tree in pack.trees), default=1)
         raise UserError(
             f"out of memory in a pass over one path of {longest:,} tokens, which cannot be divided; "
             f"{_remedy(run.config, f'max_length: {longest // 2}')} ({reason})."
         )
-    run.limit, run.multiple, run.halved = limit, multiple, run.halved + 1
+    run.limit, run.halved = limit, run.halved + 1
     return pieces
 
 

@@ -134,22 +134,6 @@ def decoder_layers(model: Any) -> nn.ModuleList | None:
     return max(lists, key=len, default=None)
 
 
-def compile_layers(model: Any, inside: bool = False) -> str:
-    """Compiles each decoder layer by itself, which is quick and reused by all of them; a note where that fails.
-
-    `inside` leaves the layers' hooks out of what is compiled: FSDP2's gather and free the weights around it.
-    """
-    layers = decoder_layers(model)
-    if layers is None:
-        return "torch_compile is not used, since the model has no list of layers."
-    for layer in layers:
-        if inside:
-            layer.forward = torch.compile(layer.forward)
-        else:
-            layer.compile()
-    return ""
-
-
 def parameter_counts(model: Any) -> tuple[int, int]:
     """Trainable parameters and all parameters."""
     counts = [(size(p), p.requires_grad) for p in model.parameters()]

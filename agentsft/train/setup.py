@@ -18,8 +18,7 @@ from accelerate.utils import (
     patch_environment,
 )
 
-from agentsft.batch.collate import collate
-from agentsft.batch.length import best_length
+from agentsft.batch.collate import collate, padded_to
 from agentsft.batch.order import epochs_done, total_steps
 from agentsft.batch.pack import Planner, StepPlan
 from agentsft.config import TrainConfig
@@ -29,14 +28,15 @@ from agentsft.errors import UserError
 from agentsft.train import checkpoint
 from agentsft.train.attention import FLEX_BLOCK, Attention
 from agentsft.train.card import write_run_info
+from agentsft.train.compiled import compile_layers
 from agentsft.train.fingerprint import check_fingerprint, fingerprint, other_settings
 from agentsft.train.flops import Flops, peak_flops
 from agentsft.train.fp8 import check_fp8, convert_layers
-from agentsft.train.kernel import choose_kernel
+from agentsft.train.kernel import SAMPLE, choose_kernel
 from agentsft.train.launch import Sharding, asked_sharding
 from agentsft.train.layout import Layout, choose_layout
 from agentsft.train.loop import Run
-from agentsft.train.model import compile_layers, load_model, parameter_counts, resolve_precision
+from agentsft.train.model import load_model, parameter_counts, resolve_precision
 from agentsft.train.module import LossModule, base_model
 from agentsft.train.offload import Offload
 from agentsft.train.optim import default_learning_rate, make_optimizer
@@ -144,7 +144,7 @@ def set_up(
         sync_each=sync_each,
     )
     largest = int(max(part.column("tokens").max(initial=0) for part in (examples, eval_trees.examples)))
-    _set_lengths(run, layout, largest, compiled)
+    _set_lengths(run, layout, largest)
     plans = [run.plan(step) for step in range(min(steps, 20))]
     notes.append(_choose_kernel(run, layout.attention, plans[0], precision))
     notes += mixture.notes() if mixture and config.data_weights else []
@@ -245,25 +245,22 @@ def _planner(config: TrainConfig, layout: Layout, device: torch.device, world: i
     return Planner(budget, 1 if layout.alone else fill, world, layout.split, layout.rows, pair_cost, share)
 
 
-def _set_lengths(run: Run, layout: Layout, largest: int, compiled: bool) -> None:
-    """Choose what packs are filled and padded to: one length for compiled layers, whole blocks for flex attention."""
+def _set_lengths(run: Run, layout: Layout, largest: int) -> None:
+    """Choose what packs are padded to: whole blocks for flex attention, and for compiled layers."""
     if layout.attention.mode in ("sdpa", "eager", "rows"):
         return
     run.multiple = FLEX_BLOCK
-    if compiled:
-        steps = [run.trees_of(step) for step in range(min(run.total_steps, 8))]
-        run.multiple = best_length(run.planner, steps, largest, FLEX_BLOCK)
-        run.planner = replace(run.planner, fill=min(run.multiple, run.planner.fill))
+    layout.attention.reserve(padded_to(max(run.planner.fill, largest), FLEX_BLOCK))
 
 
 def _choose_kernel(run: Run, attention: Attention, plan: StepPlan, precision: str) -> str:
-    """Let a pack of the first step decide between flex attention's kernels, for all ranks alike; a note on it."""
+    """Let packs of the first step decide between flex attention's kernels, for all ranks alike; a note on it."""
     if attention.mode != "flex" or precision == "fp32":
         return ""
-    packs = sorted(plan.packs, key=lambda pack: pack.size)
-    batch = collate(packs[len(packs) // 2], run.multiple, run.arrange).to(run.accelerator.device)
+    device = run.accelerator.device
+    batches = [collate(pack, run.multiple, run.arrange).to(device) for pack in plan.packs[:SAMPLE]]
     config = base_model(run.accelerator.unwrap_model(run.module).model).config.get_text_config()
-    note = choose_kernel(attention, config, torch.bfloat16 if precision == "bf16" else torch.float16, batch)
+    note = choose_kernel(attention, config, torch.bfloat16 if precision == "bf16" else torch.float16, batches)
     attention.flash = broadcast_object_list([attention.flash])[0]
     return note
 

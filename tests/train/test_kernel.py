@@ -22,36 +22,39 @@ def batch_on(device: torch.device) -> MicroBatch:
     return collate(Pack((random_tree(random, 700), random_tree(random, 200))), FLEX_BLOCK, arrange=True).to(device)
 
 
-def choice(monkeypatch: pytest.MonkeyPatch, flash: Any, triton: Any) -> tuple[bool, str]:
-    """Whether FlashAttention-4 is chosen when the kernels' times and results are these, and the note."""
+def choice(
+    monkeypatch: pytest.MonkeyPatch, flash: tuple[float, ...], triton: tuple[float, ...], *differences: float
+) -> tuple[bool, str]:
+    """Whether FlashAttention-4 is chosen when the kernels' times and differences are these, and the note."""
+    answers = iter(zip(flash, triton, differences, strict=True))
 
-    def run(*_: Any) -> tuple[Any, Any]:
-        return flash, triton
+    def run(*_: Any) -> tuple[float, float, float]:
+        return next(answers)
 
     monkeypatch.setattr(kernel, "obstacle", lambda *_: "")
     monkeypatch.setattr(kernel, "_run", run)
     attention = Attention("sdpa", torch.device("cpu"))
     monkeypatch.setattr(attention, "arguments", lambda _: {"attention_mask": None})
-    note = kernel.choose_kernel(attention, CONFIG, torch.bfloat16, batch_on(torch.device("cpu")))
+    batches = [batch_on(torch.device("cpu")) for _ in flash]
+    note = kernel.choose_kernel(attention, CONFIG, torch.bfloat16, batches)
     return attention.flash, note
 
 
-def test_the_faster_kernel_is_chosen_and_both_times_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    same = [torch.ones(3)]
-    faster, note = choice(monkeypatch, (1.5, same), (2.5, same))
-    assert faster
-    assert "by FlashAttention-4 (1.5 ms" in note
-    assert "2.5 ms" in note
-    slower, note = choice(monkeypatch, (2.5, same), (1.5, same))
-    assert not slower
-    assert "by Triton (2.5 ms" in note
-
-
-@pytest.mark.parametrize("wrong", [torch.tensor([1.0, 1.1, 1.0]), torch.tensor([1.0, float("nan"), 1.0])])
-def test_a_kernel_that_differs_from_flex_attention_is_never_used(
-    monkeypatch: pytest.MonkeyPatch, wrong: torch.Tensor
+def test_the_kernel_that_is_faster_over_all_packs_is_chosen_and_both_times_are_said(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    used, note = choice(monkeypatch, (0.1, [wrong]), (2.5, [torch.ones(3)]))
+    faster, note = choice(monkeypatch, (3.0, 1.0), (2.0, 4.0), 0.0, 0.0)
+    assert faster
+    assert "by FlashAttention-4 (2.0 ms" in note
+    assert "3.0 ms" in note
+    slower, note = choice(monkeypatch, (2.0, 4.0), (3.0, 1.0), 0.0, 0.0)
+    assert not slower
+    assert "by Triton (3.0 ms" in note
+
+
+@pytest.mark.parametrize("wrong", [0.06, float("nan")])
+def test_a_kernel_that_differs_from_flex_attention_is_never_used(monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
+    used, note = choice(monkeypatch, (0.1, 0.1), (2.5, 2.5), 0.0, wrong)
     assert not used
     assert "differs" in note
 

@@ -1,0 +1,64 @@
+"""Decoder layers, compiled one by one: quick, and reused by all of them, whatever the length of a pack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils.checkpoint import CheckpointPolicy
+
+from agentsft.train.model import decoder_layers
+
+
+def compile_layers(model: Any, inside: bool = False) -> str:
+    """Compiles each decoder layer by itself; a note where that fails.
+
+    Lengths are symbolic, so packs need no padding to a common one. `inside` leaves the layers' hooks out of what is
+    compiled: FSDP2's gather and free the weights around it.
+    """
+    layers = decoder_layers(model)
+    if layers is None:
+        return "torch_compile is not used, since the model has no list of layers."
+    save_less()
+    for layer in layers:
+        if inside:
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+        else:
+            layer.compile(dynamic=True)
+    return ""
+
+
+def save_less() -> None:
+    """Lets compiled code compute again, in the backward pass, what costs no more there than to read it.
+
+    By default torch keeps every factor of a product: the outputs of norms and activations too, a third of all that
+    waits for the backward pass. Computed again they take part in kernels that run there anyway. The weights' copies of
+    16 bits are kept, since they would be one more pass over all weights. Attention and products are never repeated.
+    """
+    import torch._functorch.config as partitioner
+    import torch._inductor.config as inductor
+    from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+
+    class KeepWeights(CustomGraphPass):
+        def __call__(self, graph: fx.Graph) -> None:
+            keep_weights(graph)
+
+        def uuid(self) -> Any:
+            return get_hash_for_files((__file__,))
+
+    partitioner.ban_recompute_materialized_backward = False
+    inductor.joint_custom_post_pass = KeepWeights()
+
+
+def keep_weights(graph: fx.Graph) -> None:
+    """Marks the casts of matrices that come into a graph of forward and backward pass as results to keep."""
+    for node in graph.nodes:
+        if node.op == "call_function" and _is_cast(node) and node.args[0].op == "placeholder":
+            value = node.meta.get("val")
+            if isinstance(value, torch.Tensor) and value.dim() == 2:
+                node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+
+
+def _is_cast(node: fx.Node) -> bool:
+    return node.target in (torch.ops.prims.convert_element_type.default, torch.ops.aten._to_copy.default)
