@@ -102,9 +102,8 @@ def collate(pack: Pack, multiple: int = 1, arrange: bool = False) -> MicroBatch:
 
 
 def padded_to(columns: int, multiple: int) -> int:
-    """`columns` as a multiple of `multiple`: at least two of it, since compiled code takes one block for a constant."""
-    blocks = -(-max(columns, 1) // multiple)
-    return multiple * (blocks if multiple == 1 else max(blocks, 2))
+    """`columns` as a multiple of `multiple`: at least two blocks, since compiled code takes one for a constant."""
+    return multiple * max(-(-columns // multiple), 1 if multiple == 1 else 2)
 
 
 def _starts(pack: Pack, columns: int) -> list[int]:

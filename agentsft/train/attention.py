@@ -75,6 +75,14 @@ class Attention:
         return {"attention_mask": mask}
 
 
+def whole_blocks(query: torch.Tensor) -> None:
+    """Tells the compiler that the length of `query` [b, heads, n, d] is whole blocks.
+
+    Where lengths are symbolic, flex attention's kernels would otherwise check the bounds of every block.
+    """
+    torch._check(query.shape[2] % FLEX_BLOCK == 0)
+
+
 def _spans(
     subtree_end: torch.Tensor, spans: tuple[tuple[int, int, bool], ...]
 ) -> tuple[tuple[int, torch.Tensor | None], ...]:
@@ -126,6 +134,7 @@ def tree_attention(
         if tree_places is not None and plain and value.dtype != torch.float32:
             scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
             return flash_tree_attention(query, key, value, attention_mask, tree_places, scale), None
+        whole_blocks(query)
         return flex_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if not tree_spans:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

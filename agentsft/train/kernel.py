@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from agentsft.batch.collate import MicroBatch
-from agentsft.train.attention import Attention
+from agentsft.train.attention import Attention, whole_blocks
 from agentsft.train.flash import flash_tree_attention, obstacle
 
 TOLERANCE = 2e-2
@@ -70,7 +70,9 @@ def _run(
 
     def by_triton() -> torch.Tensor:
         keys, values = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
-        return triton(q, keys, values, block_mask=mask, enable_gqa=repeats == 1).transpose(1, 2)
+        for tensor in (q, keys, values):
+            torch._dynamo.mark_static(tensor, [0, 1, 3])  # as they are in a layer
+        return triton(q, keys, values, mask, repeats == 1).transpose(1, 2)
 
     (flash, ours), (other, theirs) = _timed(by_flash, inputs, d_out), _timed(by_triton, inputs, d_out)
     pairs = zip(ours, theirs, strict=True)
@@ -79,7 +81,11 @@ def _run(
 
 @functools.cache
 def _compiled_flex() -> Any:
-    return torch.compile(flex_attention, dynamic=True)
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask, grouped: bool) -> Any:
+        whole_blocks(q)
+        return flex_attention(q, k, v, block_mask=mask, enable_gqa=grouped)
+
+    return torch.compile(attend, dynamic=True)
 
 
 def _timed(

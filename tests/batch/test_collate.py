@@ -43,7 +43,7 @@ def test_a_forest_keeps_contexts_targets_and_positions(trees: list[TokenTree], m
     batch = collate(Pack(tuple(trees)), multiple)
     assert lessons([unpacked(batch)]) == lessons(trees)
     n = sum(map(len, trees))
-    assert batch.input_ids.shape == (1, max(-(-n // multiple), 1) * multiple)
+    assert batch.input_ids.shape == (1, max(-(-n // multiple), 1 if multiple == 1 else 2) * multiple)
     positions = np.concatenate([tree.position_ids for tree in trees]) if trees else []
     assert batch.position_ids[0, :n].tolist() == list(positions)
     assert (np.diff(batch.rows) > 0).all()

@@ -16,9 +16,9 @@ from agentsft.plan.memory import GIB, host_bytes, memory
 from agentsft.plan.shape import Shape, shape_of
 from agentsft.train.model import load_model
 
-PEAKS = [(16128, 62.6), (16128, 65.8), (11904, 54.6)]
-"""Tokens of a pack and peak GiB of runs on an H100 (docs/performance.md): tau-bench with FlashAttention-4 and with
-Triton, ToolBench; Qwen3-1.7B's shape, full fine-tuning, bf16 autocast, no gradient checkpointing."""
+PEAKS = [(16256, 53.9), (15104, 52.9)]
+"""Tokens of a pack and peak GiB of runs on an H100 (docs/performance.md): tau-bench and
+ToolBench; Qwen3-1.7B's shape, full fine-tuning, bf16 autocast, no gradient checkpointing."""
 
 
 def qwen3(tuner: str = "full", **settings: bool) -> Shape:

@@ -21,8 +21,8 @@ from tests.batch.trees import random_tree
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
 H100 = GPUS["H100"]
 MEASURED = {
-    "tau_airline_openai.jsonl": ({"batch_size": 16}, 16128, 0.65, 2.1, 62.6),
-    "toolbench_react.jsonl": ({"batch_size": 64, "loss_scale": "react"}, 11904, 0.92, 1.24, 54.6),
+    "tau_airline_openai.jsonl": ({"batch_size": 16}, 16256, 0.65, 2.06, 53.9),
+    "toolbench_react.jsonl": ({"batch_size": 64, "loss_scale": "react"}, 15104, 0.92, 1.2, 52.9),
 }
 """Settings of a run on an H100 (docs/performance.md), the length of its packs, computed tokens as a share of all,
 seconds a step and peak GiB."""
@@ -74,7 +74,7 @@ def test_steps_and_tokens_are_exactly_those_of_the_run(small: str) -> None:
     assert work.steps == 6
     assert work.tokens * work.steps == pytest.approx(sum(map(len, trees())))
     assert work.trained * work.steps == pytest.approx(sum(int((tree.weight > 0).sum()) for tree in trees()))
-    assert work.fill == pytest.approx(work.computed / (work.passes * work.pack))
+    assert work.computed / (work.passes * work.pack) <= work.fill <= 1
     assert work.pack >= max(map(len, trees()))
 
 
@@ -140,7 +140,7 @@ def test_every_change_that_is_proposed_makes_it_fit(tmp_path: Path) -> None:
     smaller = plan(large, replace(H100, memory=28.0), batch_size=64, micro_batch_tokens=16384)
     assert not smaller.fits
     for memory, words in {
-        9.0: "tuner: lora, gradient_checkpointing: true",
+        7.0: "tuner: lora, gradient_checkpointing: true",
         4.4: "tuner: lora, load_in_4bit: true",
     }.items():
         found = [change for change, _ in plan(large, replace(H100, memory=memory), **settings).changes]
