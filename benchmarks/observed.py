@@ -75,6 +75,13 @@ def compilations() -> int:
     return counters["frames"]["total"] + flash
 
 
+def largest_pack(run: Any) -> int:
+    """Tokens of the largest pack of the first step, padding included."""
+    from agentsft.train.memory import columns
+
+    return max(columns(pack, run.multiple) for pack in run.plan(0).packs)
+
+
 def profiled(call: Any) -> dict[str, Any]:
     """The summary of what the GPU does during `call`."""
     import torch
@@ -125,9 +132,9 @@ class Watch:
     def step(self, run: Any, step: int, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self.preparing = 0.0
         row = self.train_step(run, step, *args, **kwargs)
-        facts = {"step": step, "ended": time.time(), "compilations": compilations(), "packed_to": run.multiple}
+        facts = {"step": step, "ended": time.time(), "compilations": compilations()}
         facts |= {"kind": "step", "preparing": self.preparing, "rows_of_data": len(run.trees)}
-        self.write(**row | facts)
+        self.write(**row | facts | ({} if step else {"largest_pack": largest_pack(run)}))
         if self.options.profile and step == run.total_steps - 1:
             try:
                 summary = profiled(lambda: self.train_step(run, step, *args, **kwargs))

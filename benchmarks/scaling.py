@@ -99,8 +99,8 @@ def run_case(bench: Bench, name: str, gpus: int) -> dict[str, Any]:
     ranks = [[json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] for file in files]
     row = {"case": name, "gpus": gpus, "state": state, "shape": shape, "batch": batch, "weak": options.weak}
     row |= measure(ranks, options.warmup)
-    if "packed_to" in row:
-        row["expected_gib"] = expected(case, model, gpus, row["packed_to"], row["passes"], options.device)
+    if "largest_pack" in row:
+        row["expected_gib"] = expected(case, model, gpus, row["largest_pack"], row["passes"], options.device)
     return row
 
 
@@ -113,7 +113,7 @@ def measure(ranks: list[list[dict[str, Any]]], warmup: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "first_loss": main[0]["loss"],
         "losses": [row["loss"] for row in main],
-        "packed_to": main[-1]["packed_to"],
+        "largest_pack": main[0]["largest_pack"],
         "passes": max(row["passes"] for row in main),
         "peak_gib": max(row["memory_gib"] for rows in steps for row in rows),
     }
@@ -122,6 +122,7 @@ def measure(ranks: list[list[dict[str, Any]]], warmup: int) -> dict[str, Any]:
     if timed:
         found["tokens_per_second"] = median(row["tokens"] / took for row, took in timed)
         found["seconds"] = median(took for _, took in timed)
+        found["mfu"] = median(row["mfu"] or 0.0 for row, _ in timed)
         found["steps"] = len(timed)
         found["recompilations"] = main[-1]["compilations"] - main[max(warmup, 1) - 1]["compilations"]
     profiles = [row for rows in ranks for row in rows if row["kind"] == "profile"]
@@ -170,6 +171,7 @@ COLUMNS = (
     ("tokens/s", "tokens_per_second", "{:,.0f}"),
     ("times", "times", "{:.2f}"),
     ("s/step", "seconds", "{:.2f}"),
+    ("mfu", "mfu", "{:.1%}"),
     ("passes", "passes", "{:.1f}"),
     ("peak GiB", "peak_gib", "{:.1f}"),
     ("by arithmetic", "expected_gib", "{:.1f}"),

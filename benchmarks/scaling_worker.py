@@ -50,7 +50,7 @@ def main() -> None:
     from torch.profiler import ProfilerActivity, profile
 
     from agentsft.train import run as run_module
-    from benchmarks.observed import compilations
+    from benchmarks.observed import compilations, largest_pack
 
     rank = os.environ.get("RANK", "0")
     file = (folder / f"{rank}.jsonl").open("a", encoding="utf-8")
@@ -67,8 +67,9 @@ def main() -> None:
         row = train_step(run, number)
         if cuda:
             torch.cuda.synchronize()
-        facts = {"ended": time.time(), "packed_to": run.multiple, "compilations": compilations()}
-        write(kind="step", **row | facts, passes=row["micro_batches"] / run.accelerator.num_processes)
+        facts = {"ended": time.time(), "compilations": compilations()}
+        facts |= {"passes": row["micro_batches"] / run.accelerator.num_processes}
+        write(kind="step", **row | facts | ({} if number else {"largest_pack": largest_pack(run)}))
         if number == run.total_steps - 1:
             run.accelerator.wait_for_everyone()
             with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
