@@ -144,14 +144,14 @@ class Watch:
                 self.write(kind="profile", step=step, step_seconds=row["seconds"], **summary)
         return row
 
-    def kernel(self, attention: Any, config: Any, dtype: Any, batch: Any) -> str:
+    def kernel(self, attention: Any, config: Any, dtype: Any, batches: Any) -> str:
         from agentsft.train.flash import obstacle
 
-        note = self.choose_kernel(attention, config, dtype, batch)
+        note = self.choose_kernel(attention, config, dtype, batches)
         wanted = self.options.kernel
         if wanted:
             head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-            attention.flash = wanted == "flash" and not obstacle(batch.input_ids.device, head_dim, dtype)
+            attention.flash = wanted == "flash" and not obstacle(batches[0].input_ids.device, head_dim, dtype)
         self.write(kind="attention", kernel="FlashAttention-4" if attention.flash else "Triton flex", note=note)
         return note
 

@@ -20,7 +20,7 @@ EVENLY = (1.02, 1.05, 1.1, 1.2, 1.4)
 """How much fuller than their mean bins may be; the first that takes no more bins is used."""
 
 AGAIN = 1.01
-"""How many more tokens even bins may have in all, since those that conversations share can come in several bins."""
+"""How many more tokens even bins may have in all, unless ranks would idle: what is shared can come in several bins."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,7 +139,8 @@ class Planner:
             if fill >= self.fill:
                 break
             smaller = put(pieces, fill)
-            if len(smaller) <= most and sum(len(tree) for trees in smaller for tree in trees) <= AGAIN * tokens:
+            computed = sum(len(tree) for trees in smaller for tree in trees)
+            if len(smaller) <= most and (len(bins) < most or computed <= AGAIN * tokens):
                 return smaller
         return bins
 

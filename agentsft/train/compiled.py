@@ -21,6 +21,7 @@ def compile_layers(model: Any, inside: bool = False) -> str:
     if layers is None:
         return "torch_compile is not used, since the model has no list of layers."
     save_less()
+    compile_once()
     for layer in layers:
         if inside:
             layer.forward = torch.compile(layer.forward, dynamic=True)
@@ -49,6 +50,19 @@ def save_less() -> None:
 
     partitioner.ban_recompute_materialized_backward = False
     inductor.joint_custom_post_pass = KeepWeights()
+
+
+def compile_once() -> None:
+    """Makes one graph of a layer do for packs of all lengths, and under DDP."""
+    import torch._dynamo.config as dynamo
+    import torch._inductor.config as inductor
+
+    # DDP would cut a layer's graph at its buckets, and what crosses the cuts could not be fused. Its gradients are
+    # exchanged layer by layer anyway.
+    dynamo.optimize_ddp = False
+    # Reductions over rows and columns of one matrix are fused where it is large: a guard on the length.
+    if hasattr(inductor.triton, "mix_order_reduction_non_strict_mode"):
+        inductor.triton.mix_order_reduction_non_strict_mode = True
 
 
 def keep_weights(graph: fx.Graph) -> None:

@@ -197,7 +197,8 @@ def _update(run: Run) -> tuple[float, str]:
     applied = math.isfinite(norm)
     if applied or run.accelerator.scaler is not None:  # the scaler must see an overflow to lower its scale
         run.optimizer.step()
-    run.optimizer.zero_grad()
+    # DDP's gradients are parts of its buckets, and would be there twice if they were made anew.
+    run.optimizer.zero_grad(set_to_none=run.accelerator.num_processes == 1 or run.sharded)
     return norm, "" if applied else "non-finite gradient"
 
 

@@ -20,7 +20,14 @@ def event(name: str, start: float, end: float, category: str = "kernel") -> dict
 
 
 def step(number: int, ended: float, **values: Any) -> dict[str, Any]:
-    facts = {"loss": 2.0 - number, "tokens": 100, "largest_pack": 128, "compilations": 3, "memory_gib": 1.0, "passes": 2.0}
+    facts = {
+        "loss": 2.0 - number,
+        "tokens": 100,
+        "largest_pack": 128,
+        "compilations": 3,
+        "memory_gib": 1.0,
+        "passes": 2.0,
+    }
     return {"kind": "step", "ended": ended, **facts, **values}
 
 

@@ -69,10 +69,10 @@ def test_what_does_not_fit_exits_with_1_and_says_what_would(recipe: Path, monkey
 
     from agentsft.plan import gpus
 
-    monkeypatch.setitem(gpus.GPUS, "L40S", replace(gpus.GPUS["L40S"], memory=5.0))
+    monkeypatch.setitem(gpus.GPUS, "L40S", replace(gpus.GPUS["L40S"], memory=4.0))
     code, said = run(recipe, "--gpu", "L40S")
     assert code == 1
-    assert "does not fit into 5 GiB" in said
+    assert "does not fit into 4 GiB" in said
     assert "micro_batch_tokens: " in said or "FSDP2" in said
 
 

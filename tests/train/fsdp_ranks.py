@@ -184,7 +184,7 @@ def no_room(trees: list[TokenTree]) -> torch.Tensor:
     """Whether memory that runs out is an error that names a setting."""
     model = tiny_model("llama")
     run = step_run(model, trees, sharding=Sharding())
-    with Scarce(model, 20):  # the first pass of every rank
+    with Scarce(model, 60):
         try:
             loss_and_gradient(run)
         except UserError as error:

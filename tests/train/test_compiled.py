@@ -6,11 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch._dynamo.config as dynamo
 import torch._functorch.config as partitioner
 import torch._inductor.config as inductor
-from torch import nn
+from torch import distributed, nn
+from torch._dynamo.backends.distributed import DDPOptimizer
 from torch._dynamo.utils import counters
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from agentsft.train.compiled import compile_layers, save_less
 from agentsft.train.model import decoder_layers
@@ -22,7 +25,9 @@ HIDDEN, INNER, TOKENS = 32, 96, 40
 @pytest.fixture(autouse=True)
 def settings_of_torch() -> Iterator[None]:
     banned, custom = partitioner.ban_recompute_materialized_backward, inductor.joint_custom_post_pass
+    cutting = dynamo.optimize_ddp
     yield
+    dynamo.optimize_ddp = cutting
     partitioner.ban_recompute_materialized_backward, inductor.joint_custom_post_pass = banned, custom
     torch._dynamo.reset()
 
@@ -79,3 +84,17 @@ def test_packs_of_other_lengths_compile_nothing_anew() -> None:
             torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-5)
     assert len(layers) > 1
     assert seen[0] == seen[-1]
+
+
+def test_a_layer_is_not_cut_into_pieces_under_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts = []
+    monkeypatch.setattr(DDPOptimizer, "compile_fn", lambda self, graph, inputs: cuts.append(graph) or graph)
+    model = tiny_model("llama")
+    compile_layers(model)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        DistributedDataParallel(model)(torch.arange(256)[None] % 50).logits.sum().backward()
+    finally:
+        distributed.destroy_process_group()
+    assert counters["frames"]["ok"] > 0
+    assert cuts == []
