@@ -48,7 +48,8 @@ def save_less() -> None:
         def uuid(self) -> Any:
             return get_hash_for_files((__file__,))
 
-    partitioner.ban_recompute_materialized_backward = False
+    for name in ("materialized_backward", "used_far_apart", "long_fusible_chains"):
+        setattr(partitioner, f"ban_recompute_{name}", False)
     inductor.joint_custom_post_pass = KeepWeights()
 
 

@@ -9,6 +9,7 @@ import torch
 import torch._dynamo.config as dynamo
 import torch._functorch.config as partitioner
 import torch._inductor.config as inductor
+from peft import LoraConfig, get_peft_model
 from torch import distributed, nn
 from torch._dynamo.backends.distributed import DDPOptimizer
 from torch._dynamo.utils import counters
@@ -24,11 +25,12 @@ HIDDEN, INNER, TOKENS = 32, 96, 40
 
 @pytest.fixture(autouse=True)
 def settings_of_torch() -> Iterator[None]:
-    banned, custom = partitioner.ban_recompute_materialized_backward, inductor.joint_custom_post_pass
-    cutting = dynamo.optimize_ddp
+    banned = {name: value for name, value in partitioner.get_config_copy().items() if name.startswith("ban_recompute_")}
+    custom, cutting = inductor.joint_custom_post_pass, dynamo.optimize_ddp
     yield
-    dynamo.optimize_ddp = cutting
-    partitioner.ban_recompute_materialized_backward, inductor.joint_custom_post_pass = banned, custom
+    inductor.joint_custom_post_pass, dynamo.optimize_ddp = custom, cutting
+    for name, value in banned.items():
+        setattr(partitioner, name, value)
     torch._dynamo.reset()
 
 
@@ -42,8 +44,8 @@ class FeedForward(nn.Module):
         return self.down(functional.silu(self.gate(x)) * self.up(x))
 
 
-def kept() -> list[tuple[int, ...]]:
-    """Shapes of the bfloat16 tensors that wait for the backward pass of a layer, compiled, under autocast."""
+def kept(layer: nn.Module) -> list[tuple[int, ...]]:
+    """Shapes of the bfloat16 tensors that wait for the backward pass of `layer`, compiled, under autocast."""
     shapes = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -54,19 +56,37 @@ def kept() -> list[tuple[int, ...]]:
     torch._dynamo.reset()
     with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         x = torch.randn(TOKENS, HIDDEN, dtype=torch.bfloat16, requires_grad=True)
-        torch.compile(FeedForward())(x).float().sum().backward()
+        torch.compile(layer)(x).float().sum().backward()
     return shapes
 
 
 def test_products_of_activations_are_computed_again_and_the_weights_casts_are_kept() -> None:
-    before = kept()
+    before = kept(FeedForward())
     save_less()
-    after = kept()
-    activations = [shape for shape in after if TOKENS in shape and INNER in shape]
-    casts = [shape for shape in after if set(shape) == {HIDDEN, INNER}]
-    assert sum(TOKENS in shape and INNER in shape for shape in before) == 3  # gate, up and their product
-    assert len(activations) == 2
-    assert len(casts) == 3
+    after = kept(FeedForward())
+    assert wide(before) == 3  # gate, up and their product
+    assert wide(after) == 2
+    assert len([shape for shape in after if set(shape) == {HIDDEN, INNER}]) == 3
+
+
+def test_under_an_adapter_products_are_computed_again_too() -> None:
+    model = get_peft_model(tiny_model("qwen3").bfloat16(), LoraConfig(target_modules="all-linear", r=4))
+    compile_layers(model)
+    config, tokens, wide = model.get_base_model().config, 256, 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal wide
+        wide += tensor.numel() == tokens * config.intermediate_size
+        return tensor
+
+    with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.get_base_model().model(torch.arange(tokens)[None] % 50).last_hidden_state.float().sum().backward()
+    assert wide == 2 * config.num_hidden_layers
+
+
+def wide(shapes: list[tuple[int, ...]]) -> int:
+    """How many of the tensors are as wide as the layer inside."""
+    return sum(TOKENS in shape and INNER in shape for shape in shapes)
 
 
 def test_packs_of_other_lengths_compile_nothing_anew() -> None:
