@@ -102,9 +102,9 @@ def activation_bytes(shape: Shape) -> int:
 def layer_gradient_bytes(shape: Shape) -> int:
     """Bytes of a token's gradients within a layer where they are largest, in bfloat16: in the feed-forward layer.
 
-    Those of its product, gate and up, of its output and of its input.
+    Those of its product, gate and up, of its output and of its input; and the product, which is computed again.
     """
-    return 2 * (3 if shape.gated else 2) * shape.intermediate + 4 * shape.hidden
+    return 2 * (4 if shape.gated else 3) * shape.intermediate + 4 * shape.hidden
 
 
 def loss_bytes(shape: Shape) -> float:

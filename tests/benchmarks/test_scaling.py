@@ -27,6 +27,7 @@ def step(number: int, ended: float, **values: Any) -> dict[str, Any]:
         "compilations": 3,
         "memory_gib": 1.0,
         "passes": 2.0,
+        "mfu": 0.5,
     }
     return {"kind": "step", "ended": ended, **facts, **values}
 
