@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, islice
 from multiprocessing.connection import Connection
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 from agentsft.config import DataConfig
@@ -102,8 +103,8 @@ def _prepare_with(
     context = multiprocessing.get_context("spawn")
     # A worker lives as long as this end is open: it ends with us, however we end.
     until, alive = context.Pipe(duplex=False)
-    state = pickle.dumps((preparer.tokenizer, preparer_settings(config, preparer.tokenizer)))
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(until, state))
+    state = _shared(pickle.dumps((preparer.tokenizer, preparer_settings(config, preparer.tokenizer))))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(until, state.name))
     under_way: deque[Future[list[Example]]] = deque()
     try:
         while True:
@@ -119,12 +120,26 @@ def _prepare_with(
         pool.shutdown()
     except BrokenProcessPool:
         raise UserError(
-            "a process that prepares rows has died, perhaps for want of memory; try fewer: --num-proc 1."
+            "a process that prepares rows has died, perhaps for want of memory, or since a script that calls this has "
+            'no `if __name__ == "__main__":`; try fewer: --num-proc 1.'
         ) from None
     finally:
         alive.close()
         until.close()
         pool.shutdown(cancel_futures=True)
+        state.close()
+        state.unlink()
+
+
+def _shared(content: bytes) -> SharedMemory:
+    """`content` where other processes find it by name.
+
+    Not among a worker's arguments: what is large there blocks us for good where the worker dies before it reads it.
+    """
+    memory = SharedMemory(create=True, size=len(content))
+    assert memory.buf is not None
+    memory.buf[: len(content)] = content
+    return memory
 
 
 def _done_here(preparer: Preparer, batch: list[Row]) -> Future[list[Example]]:
@@ -153,7 +168,7 @@ def _interrupts_blocked() -> Iterator[None]:
 _worker: dict[str, Any] = {}
 
 
-def _start(until: Connection, state: bytes) -> None:
+def _start(until: Connection, state: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems that could not block it
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -174,7 +189,7 @@ def _prepare_in_worker(batch: list[Row]) -> list[Example]:
     return [compact(example) for example in _worker["preparer"].prepare(batch)]
 
 
-def _received(state: bytes) -> Preparer:
+def _received(state: str) -> Preparer:
     """The main process's preparer: its very tokenizer and settings, so that no file is read again.
 
     Transformers imports torch where it finds it, which takes longer than all the rest and is not needed here.
@@ -183,5 +198,8 @@ def _received(state: bytes) -> Preparer:
         modules: dict[str, Any] = sys.modules
         modules["torch"] = None
         os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # not to say that models would need torch
-    tokenizer, settings = pickle.loads(state)  # noqa: S301 (from the main process's own pipe)
+    memory = SharedMemory(state)
+    assert memory.buf is not None
+    tokenizer, settings = pickle.loads(memory.buf)  # noqa: S301 (from the main process's own memory)
+    memory.close()
     return Preparer(tokenizer, **settings)

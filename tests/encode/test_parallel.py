@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import fields
 from itertools import count
 from pathlib import Path
@@ -106,3 +108,18 @@ def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
         counts.append(parallel.default_processes())
     assert counts == [8, 6, 1, 1]
+
+
+def test_a_script_without_a_main_guard_ends_with_a_line_that_says_so(config: DataConfig, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from agentsft.config import DataConfig\n"
+        "from agentsft.encode.load import load_preparer\n"
+        "from agentsft.encode.parallel import prepare_compact\n"
+        f"config = DataConfig(model={config.model!r}, data={list(config.data)!r}, num_proc=2)\n"
+        "list(prepare_compact(config, load_preparer(config)))\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "__main__" in done.stderr.splitlines()[-1]
