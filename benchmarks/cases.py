@@ -22,7 +22,6 @@ class Case:
 
 
 FP8 = ("rowwise", "tensorwise")
-RECOMPUTING = ("torch._functorch.config.ban_recompute_materialized_backward=False",)
 TUNED = ("torch._inductor.config.coordinate_descent_tuning=True",)
 
 
@@ -47,7 +46,6 @@ def all_cases() -> list[Case]:
         *cases,
         Case("S.default-weights", "S", extra=("--loss-scale", "default")),
         *(Case(f"{work}.fp8-{kind}", work, profile=True, extra=("--fp8", kind)) for work in ("T", "S") for kind in FP8),
-        *(Case(f"{work}.recomputing", work, profile=True, settings=RECOMPUTING) for work in ("T", "S")),
         *(Case(f"{work}.tuned", work, profile=True, settings=TUNED, limit=240) for work in ("T", "S")),
         Case("tau2.agentsft", "tau2", steps=6),
         Case("tau2.no-share", "tau2", extra=("--no-share-prefixes",), steps=6),

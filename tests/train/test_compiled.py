@@ -72,16 +72,16 @@ def test_products_of_activations_are_computed_again_and_the_weights_casts_are_ke
 def test_under_an_adapter_products_are_computed_again_too() -> None:
     model = get_peft_model(tiny_model("qwen3").bfloat16(), LoraConfig(target_modules="all-linear", r=4))
     compile_layers(model)
-    config, tokens, wide = model.get_base_model().config, 256, 0
+    config, tokens, count = model.get_base_model().config, 256, 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal wide
-        wide += tensor.numel() == tokens * config.intermediate_size
+        nonlocal count
+        count += tensor.numel() == tokens * config.intermediate_size
         return tensor
 
     with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.get_base_model().model(torch.arange(tokens)[None] % 50).last_hidden_state.float().sum().backward()
-    assert wide == 2 * config.num_hidden_layers
+    assert count == 2 * config.num_hidden_layers
 
 
 def wide(shapes: list[tuple[int, ...]]) -> int:
