@@ -88,14 +88,14 @@ def measure(
 
 
 def latest(results: Path) -> list[dict[str, Any]]:
-    """The last row of each case, and of each kernel's gate, in the order in which they first came."""
+    """The last row of each case (kernel, GPUs, conversations a step), in the order in which they first came."""
     rows: dict[Any, dict[str, Any]] = {}
     for text in results.read_text(encoding="utf-8").splitlines() if results.exists() else []:
         try:
             row = json.loads(text)
         except json.JSONDecodeError:  # half a line of a killed process
             continue
-        rows[row["case"], row.get("kernel")] = row
+        rows[tuple(row.get(key) for key in ("case", "kernel", "gpus", "batch", "weak"))] = row
     return list(rows.values())
 
 

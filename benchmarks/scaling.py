@@ -3,11 +3,12 @@
 python -m benchmarks.scaling --gpus 1 2 4 --cases ddp-T ddp-S fsdp-8B --tokenizer FOLDER --data FOLDER
 
 Each case runs on each number of GPUs, with random weights of its shape, started by torchrun or Accelerate's launcher.
-Printed are tokens/s (median of the steps after the warm-up), the speed against the smallest number of GPUs that the
-case ran on, the peak memory of the GPU that took most against its arithmetic, the share of a step in which GPUs
-exchange something and in which they do nothing else, and the difference of the first step's loss from that smallest
-number's, and of all steps'. Rows are appended to --results. `--weak` gives each GPU as many conversations as one has
-alone. `--list` names the cases. With --device cpu processes take the place of GPUs.
+Printed are tokens/s (median of the steps after the warm-up), the speed against the same work on the fewest GPUs (in
+this call, or by the same code on such GPUs in an earlier one that --results holds), the peak memory of the GPU that
+took most against its arithmetic, the share of a step in which GPUs exchange something and in which they do nothing
+else, and the difference of the first step's loss from that on the fewest GPUs, and of all steps'. Rows are appended to
+--results. `--weak` gives each GPU as many conversations as one has alone. `--list` names the cases. With --device cpu
+processes take the place of GPUs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -26,6 +28,7 @@ from typing import Any
 
 from benchmarks.gpu import Bench
 from benchmarks.random_model import SHAPES
+from benchmarks.report import latest
 from benchmarks.workload import LEARNING_RATE
 
 
@@ -81,7 +84,7 @@ def run_case(bench: Bench, name: str, gpus: int) -> dict[str, Any]:
     work = bench.work(case.work)
     shape = options.shape or case.shape
     batch = work.batch * (gpus if options.weak else 1)
-    out = bench.folder / "scaling"
+    out = bench.folder / "scaling" / f"{name}.{gpus}"  # of its own: two calls may run at once, each on a GPU
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     model = bench.model(shape)
@@ -151,10 +154,11 @@ def expected(case: Case, model: Path, gpus: int, pack: int, passes: float, devic
     return memory(shape, pack, checkpointing, shards, waiting=shards > 1 and once).total / GIB
 
 
-def against_fewest(rows: list[dict[str, Any]]) -> None:
-    """Adds to each row its speed and the difference of its first loss against the same case on the fewest GPUs."""
+def against_fewest(rows: list[dict[str, Any]], before: Sequence[dict[str, Any]] = ()) -> None:
+    """Adds to each row its speed and the difference of its losses against the same work on the fewest GPUs, of `rows`
+    and those `before`."""
     for row in rows:
-        same = [other for other in rows if other["case"] == row["case"] and other.get("tokens_per_second")]
+        same = [other for other in [*rows, *before] if other.get("tokens_per_second") and comparable(other, row)]
         if not same or not row.get("tokens_per_second"):
             continue
         base = min(same, key=lambda other: other["gpus"])
@@ -165,6 +169,22 @@ def against_fewest(rows: list[dict[str, Any]]) -> None:
                 abs(one - other) / abs(other) for one, other in zip(row["losses"], base["losses"], strict=False)
             )
             row["first_loss_difference"] = abs(row["first_loss"] - base["first_loss"]) / abs(base["first_loss"])
+
+
+def comparable(other: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether both are one work: the same case, or its twin on one GPU, where nothing is sharded; of as many
+    conversations a step, or a GPU with --weak."""
+    same = (
+        (other["batch"] == row["batch"])
+        if not row["weak"]
+        else (other["batch"] * row["gpus"] == row["batch"] * other["gpus"])
+    )
+    one, two = (replace(CASES[each["case"]], sharded=False) for each in (other, row))
+    return (
+        same
+        and (other["case"] == row["case"] or (other["gpus"] == 1 and one == two))
+        and other["shape"] == row["shape"]
+    )
 
 
 COLUMNS = (
@@ -230,6 +250,8 @@ def main() -> int:
         return 0
     bench = Bench(options, options.folder, options.results, time.time() + options.budget)
     rows: list[dict[str, Any]] = []
+    same = ("device", "code")
+    before = [row for row in latest(options.results) if all(row[key] == bench.facts[key] for key in same)]
     for name in options.cases:
         for gpus in sorted(options.gpus):
             if bench.left() < 30:
@@ -237,7 +259,7 @@ def main() -> int:
                 continue
             row = run_case(bench, name, gpus)
             rows.append(row)
-            against_fewest(rows)
+            against_fewest(rows, before)
             bench.keep(**row)
             print(table([row]).splitlines()[-1], flush=True)
     print(table(rows))

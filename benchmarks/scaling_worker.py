@@ -47,11 +47,13 @@ def _length(spans: list[tuple[float, float]]) -> float:
 def main() -> None:
     folder, theirs = Path(sys.argv[1]), sys.argv[sys.argv.index("--") + 1 :]
     import torch
+    import torch._logging
     from torch.profiler import ProfilerActivity, profile
 
     from agentsft.train import run as run_module
     from benchmarks.observed import compilations, largest_pack
 
+    torch._logging.set_logs(recompiles=True)  # the reasons, in the log
     rank = os.environ.get("RANK", "0")
     file = (folder / f"{rank}.jsonl").open("a", encoding="utf-8")
     train_step = run_module.train_step
