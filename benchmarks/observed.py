@@ -43,24 +43,29 @@ def kind_of(kernel: str) -> str:
 
 
 def summarise(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds in which the GPU was busy, seconds by kind, and the longest kernels, from a Chrome trace's events."""
+    """Seconds in which the GPU was busy, seconds by kind, the longest kernels, and between which two kernels it waited
+    longest, from a Chrome trace's events."""
     spans = []
     kinds: Counter[str] = Counter()
     kernels: Counter[str] = Counter()
     for event in events:
         if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset"):
             start, seconds = event["ts"] / 1e6, event["dur"] / 1e6
-            spans.append((start, start + seconds))
+            spans.append((start, start + seconds, event["name"][:100]))
             kinds[kind_of(event["name"])] += seconds
             kernels[event["name"][:100]] += seconds
-    busy = until = 0.0
-    for start, end in sorted(spans):  # kernels of several streams may overlap
+    busy, gaps = 0.0, []
+    until, last = min(spans, default=(0.0, 0.0, ""))[0], ""
+    for start, end, name in sorted(spans):  # kernels of several streams may overlap
+        gaps.append((start - until, last, name))
         busy += max(end - max(start, until), 0.0)
-        until = max(until, end)
+        if end > until:
+            until, last = end, name
     return {
         "busy_seconds": busy,
         "kinds": {kind: round(kinds[kind], 4) for kind, _ in KINDS},
         "longest": [(name, round(seconds, 4)) for name, seconds in kernels.most_common(LONGEST)],
+        "gaps": [(round(seconds, 5), *names) for seconds, *names in sorted(gaps, reverse=True)[:LONGEST]],
     }
 
 

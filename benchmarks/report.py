@@ -43,7 +43,7 @@ def measure(
             found.setdefault("notes", []).append(row["text"])
         elif row["kind"] == "profile" and row["busy_seconds"]:
             found["host_share"] = 1 - row["busy_seconds"] / row["step_seconds"]
-            found["profile"] = {key: row[key] for key in ("step_seconds", "busy_seconds", "kinds", "longest")}
+            found["profile"] = {key: row.get(key) for key in ("step_seconds", "busy_seconds", "kinds", "longest", "gaps")}
     taken = [row for row in rows if row["kind"] == "step"]
     if not taken:
         return found
