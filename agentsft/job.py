@@ -11,7 +11,7 @@ from agentsft.data.agent_format import describe
 from agentsft.errors import UserError
 from agentsft.evaluate.judging import make_judge, make_ranking
 from agentsft.train.earlier import refuse_earlier_run
-from agentsft.train.launch import asked_sharding
+from agentsft.train.launch import asked_sharding, expandable_memory
 from agentsft.train.trackers import check_trackers
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def is_main() -> bool:
 
 def check_run(config: TrainConfig) -> Best | None:
     """Raises UserError for what can be said before data and model are loaded; gives the ranking of evaluations."""
+    expandable_memory()
     refuse_earlier_run(config)
     asked_sharding(config)
     check_trackers(config.report_to)

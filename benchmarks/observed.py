@@ -87,6 +87,19 @@ def largest_pack(run: Any) -> int:
     return max(columns(pack, run.multiple) for pack in run.plan(0).packs)
 
 
+def allocator() -> dict[str, Any]:
+    """GiB that torch has taken of the GPU's memory, how often it has taken some, and how often it was at its end."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    stats = torch.cuda.memory_stats()
+    names = {"taken": "segment.all.allocated", "mapped": "num_device_alloc", "retried": "num_alloc_retries"}
+    return {"reserved_gib": stats["reserved_bytes.all.peak"] / 2**30} | {
+        key: stats.get(name) for key, name in names.items()
+    }
+
+
 def profiled(call: Any) -> dict[str, Any]:
     """The summary of what the GPU does during `call`."""
     import torch
@@ -137,7 +150,7 @@ class Watch:
     def step(self, run: Any, step: int, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self.preparing = 0.0
         row = self.train_step(run, step, *args, **kwargs)
-        facts = {"step": step, "ended": time.time(), "compilations": compilations()}
+        facts = {"step": step, "ended": time.time(), "compilations": compilations(), **allocator()}
         facts |= {"kind": "step", "preparing": self.preparing, "rows_of_data": len(run.trees)}
         self.write(**row | facts | ({} if step else {"largest_pack": largest_pack(run)}))
         if self.options.profile and step == run.total_steps - 1:
@@ -194,6 +207,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="MODULE.NAME=VALUE", help="a setting of torch")
     options = parser.parse_args(own)
 
+    from agentsft.train.launch import expandable_memory
+
+    expandable_memory()
     import torch._logging
 
     for setting in options.set:

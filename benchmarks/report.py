@@ -27,6 +27,10 @@ COLUMNS = (
 time for planning and collating, as a share of the step, whether the GPU waits for it or not."""
 
 
+KEPT = ("tokens", "computed_tokens", "mfu", "preparing", "micro_batches", "taken", "mapped", "retried")
+"""What is kept of each step, beside its time."""
+
+
 def measure(
     rows: list[dict[str, Any]], started: float, plain: list[int], batch: int, warmup: int, steps: int
 ) -> dict[str, Any]:
@@ -43,7 +47,9 @@ def measure(
             found.setdefault("notes", []).append(row["text"])
         elif row["kind"] == "profile" and row["busy_seconds"]:
             found["host_share"] = 1 - row["busy_seconds"] / row["step_seconds"]
-            found["profile"] = {key: row.get(key) for key in ("step_seconds", "busy_seconds", "kinds", "longest", "gaps")}
+            found["profile"] = {
+                key: row.get(key) for key in ("step_seconds", "busy_seconds", "kinds", "longest", "gaps")
+            }
     taken = [row for row in rows if row["kind"] == "step"]
     if not taken:
         return found
@@ -63,11 +69,13 @@ def measure(
                     "seconds": row["ended"] - before["ended"],
                     "plain": row.get("plain_tokens") or sum(plain[i] for i in indices),
                     "conversations": row.get("conversations") or len(indices),
-                    **{key: row.get(key) for key in ("tokens", "computed_tokens", "mfu", "preparing", "micro_batches")},
+                    **{key: row[key] for key in KEPT if key in row},
                 }
             )
     if memory := [row["memory_gib"] for row in taken if row.get("memory_gib") is not None]:
         found["peak_gib"] = max(memory)
+    if "reserved_gib" in taken[0]:
+        found["reserved_gib"] = max(row["reserved_gib"] for row in taken)
     if "compilations" in taken[0]:
         at_warm = taken[min(max(warmup, 1), len(taken)) - 1]
         found["recompilations"] = taken[-1]["compilations"] - at_warm["compilations"]
@@ -77,11 +85,11 @@ def measure(
     found["seconds"] = median(row["seconds"] for row in timed)
     found["conversations_per_second"] = median(row["conversations"] / row["seconds"] for row in timed)
     found["plain_tokens_per_second"] = median(row["plain"] / row["seconds"] for row in timed)
-    if timed[0]["tokens"]:
+    if timed[0].get("tokens"):
         found["tokens_per_second"] = median(row["tokens"] / row["seconds"] for row in timed)
         found["computed_share"] = median(row["computed_tokens"] / row["tokens"] for row in timed)
         found["preparing_share"] = median(row["preparing"] / row["seconds"] for row in timed)
-    if timed[0]["mfu"]:
+    if timed[0].get("mfu"):
         found["mfu"] = median(row["mfu"] for row in timed)
     found["each_step"] = timed
     return found

@@ -3,12 +3,12 @@
 python -m benchmarks.scaling --gpus 1 2 4 --cases ddp-T ddp-S fsdp-8B --tokenizer FOLDER --data FOLDER
 
 Each case runs on each number of GPUs, with random weights of its shape, started by torchrun or Accelerate's launcher.
-Printed are tokens/s (median of the steps after the warm-up), the speed against the same work on the fewest GPUs (in
-this call, or by the same code on such GPUs in an earlier one that --results holds), the peak memory of the GPU that
-took most against its arithmetic, the share of a step in which GPUs exchange something and in which they do nothing
-else, and the difference of the first step's loss from that on the fewest GPUs, and of all steps'. Rows are appended to
---results. `--weak` gives each GPU as many conversations as one has alone. `--list` names the cases. With --device cpu
-processes take the place of GPUs.
+Printed are tokens/s (median of the steps after the warm-up), the speed against the same work on the fewest GPUs (median
+over the steps; in this call, or by the same code on such GPUs in an earlier one that --results holds), the peak memory
+of the GPU that took most against its arithmetic, the share of a step in which GPUs exchange something and in which they
+do nothing else, and the difference of the first step's loss from that on the fewest GPUs, and of all steps'. Rows are
+appended to --results. `--weak` gives each GPU as many conversations as one has alone. `--list` names the cases. With
+--device cpu processes take the place of GPUs.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ def measure(ranks: list[list[dict[str, Any]]], warmup: int) -> dict[str, Any]:
     seconds = [later["ended"] - sooner["ended"] for sooner, later in pairwise(main)]
     timed = list(zip(main[1:], seconds, strict=True))[max(warmup - 1, 0) :]
     if timed:
-        found["tokens_per_second"] = median(row["tokens"] / took for row, took in timed)
+        found["each_step"] = [row["tokens"] / took for row, took in timed]
+        found["tokens_per_second"] = median(found["each_step"])
         found["seconds"] = median(took for _, took in timed)
         found["mfu"] = median(row["mfu"] or 0.0 for row, _ in timed)
         found["steps"] = len(timed)
@@ -163,6 +164,8 @@ def against_fewest(rows: list[dict[str, Any]], before: Sequence[dict[str, Any]] 
             continue
         base = min(same, key=lambda other: other["gpus"])
         row["times"] = row["tokens_per_second"] / base["tokens_per_second"]
+        if row["batch"] == base["batch"]:  # the same conversations in each step, so step by step
+            row["times"] = median(one / other for one, other in zip(row["each_step"], base["each_step"], strict=False))
         row["base_gpus"] = base["gpus"]
         if row["batch"] == base["batch"]:
             row["loss_difference"] = max(

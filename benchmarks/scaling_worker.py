@@ -46,12 +46,15 @@ def _length(spans: list[tuple[float, float]]) -> float:
 
 def main() -> None:
     folder, theirs = Path(sys.argv[1]), sys.argv[sys.argv.index("--") + 1 :]
+    from agentsft.train.launch import expandable_memory
+
+    expandable_memory()
     import torch
     import torch._logging
     from torch.profiler import ProfilerActivity, profile
 
     from agentsft.train import run as run_module
-    from benchmarks.observed import compilations, largest_pack
+    from benchmarks.observed import allocator, compilations, largest_pack
 
     torch._logging.set_logs(recompiles=True)  # the reasons, in the log
     rank = os.environ.get("RANK", "0")
@@ -69,7 +72,7 @@ def main() -> None:
         row = train_step(run, number)
         if cuda:
             torch.cuda.synchronize()
-        facts = {"ended": time.time(), "compilations": compilations()}
+        facts = {"ended": time.time(), "compilations": compilations(), **allocator()}
         facts |= {"passes": row["micro_batches"] / run.accelerator.num_processes}
         write(kind="step", **row | facts | ({} if number else {"largest_pack": largest_pack(run)}))
         if number == run.total_steps - 1:

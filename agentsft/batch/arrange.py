@@ -13,9 +13,13 @@ def longest_first(tree: TokenTree) -> np.ndarray:
     Long paths in one piece make attention's blocks full or empty; depth-first order cuts them at every branch.
     """
     parts = []
-    stack = [(0, len(tree))]
+    depth = tree.position_ids
+    stack = [(0, len(tree))] if len(tree) else []
     while stack:
         start, stop = stack.pop()
+        if depth[stop - 1] - depth[start] == stop - 1 - start:  # one path, as most branches are
+            parts.append(np.arange(start, stop))
+            continue
         path = _longest_path(tree, start, stop)
         parts.append(path)
         stack += reversed(_between(path, start, stop))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 
 from agentsft.config import TrainConfig
@@ -23,6 +24,20 @@ class Sharding:
     reshard: bool = True
     checkpointing: bool = False
     """The launcher asks for gradient checkpointing."""
+
+
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+"""Where the environment says how torch divides a GPU's memory."""
+
+
+def expandable_memory() -> None:
+    """Lets what torch has taken of a GPU's memory grow in place, unless the environment says otherwise.
+
+    Packs are of many lengths: what lies between tensors of one length is too small for those of another, and torch
+    would take ever more, or give all back and start anew. To be called before torch is imported.
+    """
+    if sys.platform == "linux" and not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
 
 
 def processes() -> int:

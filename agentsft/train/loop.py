@@ -143,8 +143,9 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     if plan.num_items:
         sums_on_device = backward(run, plan, _seed(config.seed, step, run.accelerator.process_index))
         run.begin(step + 1)
-        grad_norm, skipped = _update(run)
-        *sums, halved = _reduced(run, sums_on_device)
+        norm = _update(run)
+        *sums, halved, grad_norm = _reduced(run, sums_on_device, norm)
+        skipped = "" if math.isfinite(grad_norm) else "non-finite gradient"
     seconds = time.perf_counter() - started
     row: dict[str, Any] = {
         "step": step + 1,
@@ -189,17 +190,23 @@ def check_bad_steps(run: Run, row: dict[str, Any]) -> None:
         )
 
 
-def _update(run: Run) -> tuple[float, str]:
-    """Clips and applies the gradients. Gives their norm before clipping, and why they were not applied, or ''."""
+def _update(run: Run) -> torch.Tensor:
+    """Clips the gradients and applies them where they are finite. Gives their norm before clipping, on the device."""
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     limit = run.config.max_grad_norm or math.inf
-    norm = float(clip(parameters, limit) if run.sharded else run.accelerator.clip_grad_norm_(parameters, limit))
-    applied = math.isfinite(norm)
-    if applied or run.accelerator.scaler is not None:  # the scaler must see an overflow to lower its scale
+    norm = clip(parameters, limit) if run.sharded else run.accelerator.clip_grad_norm_(parameters, limit)
+    if run.accelerator.scaler is not None:  # it must see an overflow to lower its scale, and leaves the step out
+        run.optimizer.step()
+    elif run.sharded or not run.optimizer.defaults.get("fused"):
+        if math.isfinite(float(norm)):
+            run.optimizer.step()
+    else:  # the device itself leaves the step out, so that nobody waits for the norm
+        optimizer = getattr(run.optimizer, "optimizer", run.optimizer)
+        optimizer.found_inf = (~torch.isfinite(norm)).float()
         run.optimizer.step()
     # DDP's gradients are parts of its buckets, and would be there twice if they were made anew.
     run.optimizer.zero_grad(set_to_none=run.accelerator.num_processes == 1 or run.sharded)
-    return norm, "" if applied else "non-finite gradient"
+    return norm.float()
 
 
 def evaluate(run: Run, trees: Sequence[TokenTree], asked: Asked = lambda: 0) -> dict[str, Any] | None:
@@ -238,11 +245,12 @@ def _back_to_training(run: Run) -> None:
         reshard(run.module)
 
 
-def _reduced(run: Run, sums: torch.Tensor) -> list[float]:
-    """The sums over all ranks, and how often memory ran out on any of them since this was last asked."""
+def _reduced(run: Run, sums: torch.Tensor, *same: torch.Tensor) -> list[float]:
+    """The sums over all ranks, how often memory ran out on any of them since this was last asked, and the numbers that
+    are the `same` on all ranks. The one place where the host waits for the device."""
     more = torch.cat([sums, sums.new_tensor([run.halved])])
     run.halved = 0
-    return run.accelerator.reduce(more, reduction="sum").tolist()
+    return torch.cat([run.accelerator.reduce(more, reduction="sum"), *(one.reshape(1) for one in same)]).tolist()
 
 
 def _peak_memory(device: torch.device) -> float:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -54,22 +55,33 @@ def test_rates_are_medians_after_the_warm_up_and_memory_is_the_largest_process()
     assert measure([[]], warmup=2) == {}
 
 
-def test_runs_are_compared_with_the_same_case_on_the_fewest_gpus() -> None:
-    def row(case: str, gpus: int, speed: float, losses: list[float], batch: int = 8) -> dict[str, Any]:
-        figures = {"tokens_per_second": speed, "losses": losses, "first_loss": losses[0], "batch": batch}
-        return {"case": case, "gpus": gpus, "state": "ok", **figures}
+def row(case: str, gpus: int, speeds: list[float], losses: list[float], batch: int = 8) -> dict[str, Any]:
+    figures = {"tokens_per_second": median(speeds), "each_step": speeds, "losses": losses, "first_loss": losses[0]}
+    facts = {"case": case, "gpus": gpus, "state": "ok", "shape": "tiny", "weak": False}
+    return {**facts, "batch": batch, **figures}
 
-    rows = [row("a", 2, 100, [2.0, 1.0]), row("a", 4, 190, [2.0, 1.1])]
-    rows += [row("b", 1, 10, [1.0]), row("b", 2, 19, [3.0], 16)]
-    rows.insert(0, {"case": "a", "gpus": 1, "state": "exit code 1: out of memory", "batch": 8})
+
+def test_runs_are_compared_step_by_step_with_the_same_case_on_the_fewest_gpus() -> None:
+    rows = [row("ddp-T", 2, [100, 20, 90], [2.0, 1.0]), row("ddp-T", 4, [190, 40, 190], [2.0, 1.1])]
+    failed = row("ddp-T", 1, [1], [2.0])
+    del failed["tokens_per_second"], failed["each_step"], failed["losses"], failed["first_loss"]
+    rows.insert(0, failed)
     against_fewest(rows)
-    assert (rows[2]["times"], rows[2]["base_gpus"]) == (1.9, 2)
+    assert (rows[2]["times"], rows[2]["base_gpus"]) == (2.0, 2)  # of 1.9, 2 and 2.1; by the medians 2.1
     assert rows[2]["loss_difference"] == pytest.approx(0.1)
     assert rows[2]["first_loss_difference"] == 0
-    assert "loss_difference" not in rows[4]  # other batches have other losses
     shown = table(rows).splitlines()
     assert len(shown) == 2 + len(rows)
     assert len({line.count("|") for line in shown}) == 1
+
+
+def test_only_runs_of_one_work_are_compared() -> None:
+    rows = [row("fsdp-T", 2, [36.0], [1.0], batch=8), row("ddp-S", 2, [19.0], [1.0], batch=16)]
+    rows += [{**row("ddp-T", 2, [38.0], [3.0], batch=16), "weak": True}]
+    against_fewest(rows, before=[row("ddp-T", 1, [20.0], [1.0]), row("ddp-S", 1, [10.0], [1.0])])
+    assert rows[0]["times"] == 1.8  # on one GPU nothing is sharded
+    assert rows[1]["times"] == 1.0  # with itself alone: other batches are other steps
+    assert (rows[2]["times"], "loss_difference" in rows[2]) == (1.9, False)
 
 
 def test_every_case_is_of_a_known_work() -> None:
