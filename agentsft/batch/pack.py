@@ -9,12 +9,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from agentsft.batch.level import Bin, Part, level
 from agentsft.batch.merge import alike, merge_trees
 from agentsft.batch.split import chains, split_tree
 from agentsft.types import LABELS, TokenTree
 
-_Piece = TypeVar("_Piece", TokenTree, list[TokenTree])
-
+_Tree = TypeVar("_Tree", TokenTree, Part)
+_Item = TypeVar("_Item")
 
 EVENLY = (1.02, 1.05, 1.1, 1.2, 1.4)
 """How much fuller than their mean bins may be; the first that takes no more bins is used."""
@@ -95,18 +96,21 @@ class Planner:
         pieces = [piece for tree in trees for piece in (chains(tree) if self.split else split_tree(tree, self.budget))]
         pieces = [piece for piece in pieces if (piece.weight > 0).any()]
         if self.share and not self.rows:
-            shares = self._balance(self._evenly(pieces, self._merged, self.world), self.world)
+            merged = self._evenly(pieces, self._merged, self.world)
+            costs = [self.cost([part.tree for part in parts]) for parts in merged]
+            ranks = level(_balance(merged, costs, self.world), self.pair_cost, self.fill)
+            shares = [[[part.tree for part in parts] for parts in bins] for bins in ranks]
         else:
             shares = [
                 self._rows(share) if self.rows else self._evenly(share, self._best_fit, 1)
-                for share in self._balance(pieces, self.world)
+                for share in _balance(pieces, self._costs(pieces), self.world)
             ]
         most = max(map(len, shares))
-        ranks = [sorted(self._divide(bins, most), key=self.cost, reverse=True) for bins in shares]
+        divided = [sorted(self._divide(bins, most), key=self.cost, reverse=True) for bins in shares]
         weight = np.concatenate([tree.weight for tree in trees]) if trees else np.zeros(0, np.float32)
         label = np.concatenate([tree.label for tree in trees]) if trees else np.zeros(0, np.int8)
         return StepPlan(
-            ranks=tuple(tuple(Pack(tuple(trees), self.rows) for trees in bins) for bins in ranks),
+            ranks=tuple(tuple(Pack(tuple(trees), self.rows) for trees in bins) for bins in divided),
             num_items=int((weight > 0).sum()),
             weights=float(weight.sum(dtype=np.float64)),
             label_counts=np.bincount(label[weight > 0], minlength=len(LABELS)),
@@ -117,16 +121,20 @@ class Planner:
         """Time of a forward and backward pass, in tokens of matrix products."""
         return sum(len(tree) + self.pair_cost * float((tree.position_ids + 1).sum(dtype=np.int64)) for tree in trees)
 
-    def _merged(self, pieces: list[TokenTree], fill: int) -> list[list[TokenTree]]:
+    def _costs(self, trees: Sequence[TokenTree]) -> list[float]:
+        return [self.cost([tree]) for tree in trees]
+
+    def _merged(self, pieces: list[TokenTree], fill: int) -> list[Bin]:
         """Bins of trees: conversations that begin alike go together and merge; then what is left fills up."""
-        units = []
-        for members, common in alike(pieces):
-            units += [merge_trees(together) for together in self._best_fit(members, fill, common)]
-        return self._best_fit(units, fill)
+        parts = []
+        for group, (members, common) in enumerate(alike(pieces)):
+            for together in self._best_fit(members, fill, common):
+                parts.append(Part(merge_trees(together), together, group, common))
+        return self._best_fit(parts, fill)
 
     def _evenly(
-        self, pieces: list[TokenTree], put: Callable[[list[TokenTree], int], list[list[TokenTree]]], ranks: int
-    ) -> list[list[TokenTree]]:
+        self, pieces: list[TokenTree], put: Callable[[list[TokenTree], int], list[list[_Tree]]], ranks: int
+    ) -> list[list[_Tree]]:
         """As few bins as `put` needs, or as many more as `ranks` divides evenly, about equally full.
 
         The largest bin sets the peak of memory, and it is no larger than it must be.
@@ -144,12 +152,12 @@ class Planner:
                 return smaller
         return bins
 
-    def _best_fit(self, pieces: list[TokenTree], fill: int, common: int = 0) -> list[list[TokenTree]]:
+    def _best_fit(self, pieces: list[_Tree], fill: int, common: int = 0) -> list[list[_Tree]]:
         """Best-fit decreasing: the largest piece first, into the fullest bin that still has room.
 
         The first `common` tokens, which all pieces share, take room in each bin only once.
         """
-        bins: list[list[TokenTree]] = []
+        bins: list[list[_Tree]] = []
         free: list[tuple[int, int]] = []  # (room, bin), ascending
         for piece in sorted(pieces, key=len, reverse=True):
             own = len(piece) - common
@@ -174,17 +182,6 @@ class Planner:
                 bins.append([piece])
         return bins
 
-    def _balance(self, pieces: list[_Piece], shares: int) -> list[list[_Piece]]:
-        """The costliest piece (a tree or a bin of trees) first, to whom has least."""
-        shared: list[list[_Piece]] = [[] for _ in range(shares)]
-        load = [0.0] * shares
-        costs = [self.cost([piece] if isinstance(piece, TokenTree) else piece) for piece in pieces]
-        for number in sorted(range(len(pieces)), key=lambda number: -costs[number]):
-            least = load.index(min(load))
-            shared[least].append(pieces[number])
-            load[least] += costs[number]
-        return shared
-
     def _divide(self, bins: list[list[TokenTree]], most: int) -> list[list[TokenTree]]:
         """`bins`, the costliest halved until there are `most`, then with empty ones, so that all ranks have as many."""
         while len(bins) < most:
@@ -192,6 +189,17 @@ class Planner:
             if len(largest) < 2:
                 return [*bins, *([] for _ in range(most - len(bins)))]
             half = len(largest) // 2
-            halves = [largest[:half], largest[half:]] if self.rows else self._balance(largest, 2)
+            halves = [largest[:half], largest[half:]] if self.rows else _balance(largest, self._costs(largest), 2)
             bins = [pieces for pieces in bins if pieces is not largest] + halves
         return bins
+
+
+def _balance(items: list[_Item], costs: Sequence[float], shares: int) -> list[list[_Item]]:
+    """`items` in so many shares: the costliest first, to whom has least."""
+    shared: list[list[_Item]] = [[] for _ in range(shares)]
+    load = [0.0] * shares
+    for number in sorted(range(len(items)), key=lambda number: -costs[number]):
+        least = load.index(min(load))
+        shared[least].append(items[number])
+        load[least] += costs[number]
+    return shared
