@@ -119,6 +119,7 @@ def measure(ranks: list[list[dict[str, Any]]], warmup: int) -> dict[str, Any]:
         "largest_pack": main[0]["largest_pack"],
         "passes": max(row["passes"] for row in main),
         "peak_gib": max(row["memory_gib"] for rows in steps for row in rows),
+        "each_peak_gib": [row["memory_gib"] for row in main],
     }
     seconds = [later["ended"] - sooner["ended"] for sooner, later in pairwise(main)]
     timed = list(zip(main[1:], seconds, strict=True))[max(warmup - 1, 0) :]

@@ -67,7 +67,7 @@ def main() -> None:
         file.flush()
 
     def step(run: Any, number: int) -> dict[str, Any]:
-        if cuda and number == 0:
+        if cuda:
             torch.cuda.reset_peak_memory_stats()
         row = train_step(run, number)
         if cuda:
