@@ -46,9 +46,9 @@ def measure(
         elif row["kind"] == "note":
             found.setdefault("notes", []).append(row["text"])
         elif row["kind"] == "profile" and row["busy_seconds"]:
-            found["host_share"] = 1 - row["busy_seconds"] / row["step_seconds"]
+            found["host_share"] = 1 - row["busy_seconds"] / row["span_seconds"]
             found["profile"] = {
-                key: row.get(key) for key in ("step_seconds", "busy_seconds", "kinds", "longest", "gaps")
+                key: row.get(key) for key in ("span_seconds", "busy_seconds", "kinds", "longest", "gaps")
             }
     taken = [row for row in rows if row["kind"] == "step"]
     if not taken:
@@ -139,13 +139,13 @@ def tables(rows: list[dict[str, Any]]) -> str:
         kinds = list(profiles[0]["profile"]["kinds"])
         body = [[kind, *(f"{row['profile']['kinds'].get(kind, 0):.3f}" for row in profiles)] for kind in kinds]
         body.append(["GPU idle", *(f"{_idle(row['profile']):.3f}" for row in profiles)])
-        body.append(["step", *(f"{row['profile']['step_seconds']:.3f}" for row in profiles)])
+        body.append(["all", *(f"{row['profile']['span_seconds']:.3f}" for row in profiles)])
         parts.append(_table(["seconds of one step", *(row["case"] for row in profiles)], body))
     return "\n\n".join(parts)
 
 
 def _idle(profile: dict[str, Any]) -> float:
-    return profile["step_seconds"] - profile["busy_seconds"]
+    return profile["span_seconds"] - profile["busy_seconds"]
 
 
 def _table(headings: list[str], body: list[list[str]]) -> str:
