@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -27,20 +28,48 @@ def order_alike(trees: Sequence[TokenTree]) -> tuple[list[TokenTree], list[int]]
     return ordered, [0, *(common_length(a, b) for a, b in pairwise(trunks))][: len(ordered)]
 
 
-def alike(trees: Sequence[TokenTree]) -> list[tuple[list[TokenTree], int]]:
-    """`trees` in groups that share at least LEAST_SHARED tokens, with the number that all of a group share.
+def alike(trees: Sequence[TokenTree], fill: int) -> list[tuple[list[TokenTree], int]]:
+    """`trees` in groups that begin alike, each with the number of tokens that all of it share.
 
-    A tree that is like no other is a group of its own, with nothing to share.
+    All conversations of a template share a few tokens, those of one policy and tool list many more. Of the groups
+    within groups those are taken whose bins of `fill` tokens save most. A tree that is in none is a group of its own,
+    with nothing to share.
     """
     ordered, shared = order_alike(trees)
-    groups: list[tuple[list[TokenTree], int]] = []
-    for tree, length in zip(ordered, shared, strict=True):
-        if groups and length >= LEAST_SHARED:
-            members, common = groups[-1]
-            groups[-1] = ([*members, tree], min(common or length, length))
-        else:
-            groups.append(([tree], 0))
-    return groups
+    tokens = np.cumsum([0, *map(len, ordered)])
+    open_groups = [_Group(0, 0)]  # each within the one before it
+    for last, following in enumerate([*shared[1:], 0][: len(ordered)]):
+        if following > open_groups[-1].common:
+            open_groups.append(_Group(following, last))
+        open_groups[-1].parts.append((last, last + 1, 0))
+        while open_groups[-1].common > following:
+            group = open_groups.pop()
+            if following > open_groups[-1].common:
+                open_groups.append(_Group(following, group.start))
+            saved, parts = group.best(last + 1, int(tokens[last + 1] - tokens[group.start]), fill)
+            open_groups[-1].saved += saved
+            open_groups[-1].parts += parts
+    return [(ordered[start:stop], common) for start, stop, common in open_groups[0].parts]
+
+
+@dataclass
+class _Group:
+    """Neighbours from `start` on that share `common` tokens; `parts` are (start, stop, common) of groups within it,
+    and `saved` the tokens that they save."""
+
+    common: int
+    start: int
+    saved: int = 0
+    parts: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def best(self, stop: int, tokens: int, fill: int) -> tuple[int, list[tuple[int, int, int]]]:
+        """What this group of `tokens` tokens, up to `stop`, saves: as a whole or in parts, whichever saves more."""
+        count, room = stop - self.start, fill - self.common
+        bins = min(max(-(-(tokens - count * self.common) // room), 1), count) if room > 0 else count
+        whole = (count - bins) * self.common
+        if self.common < LEAST_SHARED or whole < self.saved:
+            return self.saved, self.parts
+        return whole, [(self.start, stop, self.common)]
 
 
 def merge_trees(trees: Sequence[TokenTree]) -> TokenTree:

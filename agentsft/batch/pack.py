@@ -127,7 +127,7 @@ class Planner:
     def _merged(self, pieces: list[TokenTree], fill: int) -> list[Bin]:
         """Bins of trees: conversations that begin alike go together and merge; then what is left fills up."""
         parts = []
-        for group, (members, common) in enumerate(alike(pieces)):
+        for group, (members, common) in enumerate(alike(pieces, fill)):
             for together in self._best_fit(members, fill, common):
                 parts.append(Part(merge_trees(together), together, group, common))
         return self._best_fit(parts, fill)

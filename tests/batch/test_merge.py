@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from agentsft.batch.merge import LEAST_SHARED, alike, merge_trees
 from agentsft.encode.tree import TurnIds, build_tree
 from agentsft.types import TokenTree
-from tests.batch.trees import context, lessons, token_trees
+from tests.batch.trees import context, lessons, random_tree, token_trees, with_beginning
 
 
 @st.composite
@@ -52,9 +52,9 @@ def _trunk_length(tree: TokenTree) -> int:
     return next((n for n in range(len(tree)) if tree.subtree_end[n] != len(tree)), len(tree))
 
 
-@given(st.lists(conversations(), min_size=1, max_size=6))
-def test_groups_hold_every_tree_once_and_share_what_they_say(trees: list[TokenTree]) -> None:
-    groups = alike(trees)
+@given(st.lists(conversations(), min_size=1, max_size=6), st.sampled_from([10, 50, 1000]))
+def test_groups_hold_every_tree_once_and_share_what_they_say(trees: list[TokenTree], fill: int) -> None:
+    groups = alike(trees, fill)
     assert sorted(id(tree) for members, _ in groups for tree in members) == sorted(map(id, trees))
     for members, shared in groups:
         if len(members) == 1:
@@ -64,3 +64,14 @@ def test_groups_hold_every_tree_once_and_share_what_they_say(trees: list[TokenTr
         assert len({tuple(tree.input_ids[:shared].tolist()) for tree in members}) == 1
         assert all(_trunk_length(tree) >= shared for tree in members)
         assert len(merge_trees(members)) <= sum(map(len, members)) - shared * (len(members) - 1)
+
+
+def test_conversations_are_grouped_by_their_policy_not_by_the_few_tokens_that_all_share() -> None:
+    random = np.random.default_rng(0)
+    policies = [[*range(20), *range(first, first + 100)] for first in (1000, 2000, 3000)]
+    trees = [with_beginning(random_tree(random, 30, branching=0.0), policies[i % 3]) for i in range(12)]
+    groups = alike(trees, 200)
+    assert sorted(len(members) for members, _ in groups) == [4, 4, 4]
+    assert all(shared >= 120 for _, shared in groups)
+    few = [with_beginning(tree, list(range(20))) for tree in (random_tree(random, 30) for _ in range(6))]
+    assert [len(members) for members, _ in alike(few, 200)] == [6]
