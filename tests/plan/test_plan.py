@@ -20,12 +20,30 @@ from tests.batch.trees import random_tree
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
 H100 = GPUS["H100"]
-MEASURED = {
-    "tau_airline_openai.jsonl": ({"batch_size": 16}, 16256, 0.65, 2.06, 53.9),
-    "toolbench_react.jsonl": ({"batch_size": 64, "loss_scale": "react"}, 15104, 0.92, 1.2, 52.9),
-}
-"""Settings of a run on an H100 (docs/performance.md), the length of its packs, computed tokens as a share of all,
-seconds a step and peak GiB."""
+TAU, TOOLBENCH = "tau_airline_openai.jsonl", "toolbench_react.jsonl"
+SHAPES = {
+    "1.7B": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
+    "8B": {
+        "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
+        "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+LORA, CHECKPOINTED = {"tuner": "lora"}, {"gradient_checkpointing": True}
+MEASURED = [
+    # rows, conversations a step, steps, shape, settings, GPU, GPUs, sharded; computed tokens, seconds a step, peak GiB
+    (TAU, 16, 6, "1.7B", {}, "H100", 1, False, 0.65, 2.06, 53.9),
+    (TAU, 16, 6, "1.7B", {}, "H200", 1, False, 0.65, 1.94, 53.8),
+    (TAU, 16, 6, "1.7B", CHECKPOINTED, "H200", 1, False, 0.65, 2.54, 31.2),
+    (TOOLBENCH, 64, 6, "1.7B", {}, "H100", 1, False, 0.92, 1.23, 52.9),
+    (TOOLBENCH, 64, 6, "1.7B", {}, "H200", 1, False, 0.92, 1.15, 52.8),
+    (TAU, 16, 4, "8B", LORA, "H200", 1, False, 0.65, 6.00, 71.6),
+    (TAU, 16, 4, "8B", LORA, "H200", 2, False, 0.66, 3.18, 69.9),
+    (TAU, 16, 4, "8B", CHECKPOINTED, "H200", 2, True, 0.66, 5.41, 87.7),
+    (TAU, 32, 7, "1.7B", {}, "H200", 2, False, 0.65, 1.97, 53.1),
+    (TAU, 32, 7, "1.7B", {}, "H200", 2, True, 0.65, 2.06, 40.8),
+    (TOOLBENCH, 64, 7, "1.7B", {}, "H200", 2, False, 0.92, 0.604, 52.8),
+]
+"""Runs of docs/performance.md and docs/scale.md."""
 
 
 def model(folder: Path, **sizes: Any) -> str:
@@ -49,21 +67,27 @@ def plan(small: str, gpu: Any = H100, gpus: int = 1, sharded: bool = False, **se
     return make_plan(config, trees(), 24, gpu, gpus, sharded)
 
 
+@pytest.fixture(scope="module")
+def prepared(shared: Path, qwen_tokenizer: Any) -> dict[str, list[TokenTree]]:
+    found = {}
+    for name in (TAU, TOOLBENCH):
+        preparer = load_preparer(config := TrainConfig(data=[str(shared / "data" / name)]), qwen_tokenizer)
+        found[name] = [one.tree for one in preparer.prepare(load_rows(config)) if one.tree is not None]
+    return found
+
+
 @pytest.mark.real_data
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize(
+    ("name", "batch", "steps", "shape", "settings", "gpu", "gpus", "sharded", "share", "seconds", "peak"), MEASURED
+)
 def test_packs_time_and_memory_are_those_of_a_measured_run(
-    name: str, shared: Path, tmp_path: Path, qwen_tokenizer: Any
-) -> None:
-    settings, pack, share, seconds, peak = MEASURED[name]
-    folder = model(
-        tmp_path, vocab_size=151936, hidden_size=2048, intermediate_size=6144, num_hidden_layers=28,
-        num_attention_heads=16, num_key_value_heads=8, head_dim=128, max_position_embeddings=40960,
-    )  # fmt: skip
-    config = TrainConfig(model=folder, data=[str(shared / "data" / name)], max_steps=6, **settings)
-    preparer = load_preparer(config, qwen_tokenizer)
-    found = [one.tree for one in preparer.prepare(load_rows(config)) if one.tree is not None]
-    made = make_plan(config, found, len(found), H100)
-    assert made.work.pack == pack
+    prepared: dict[str, list[TokenTree]], tmp_path: Path, name: str, batch: int, steps: int, shape: str,
+    settings: dict[str, Any], gpu: str, gpus: int, sharded: bool, share: float, seconds: float, peak: float,
+) -> None:  # fmt: skip
+    common = {"vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960}
+    folder = model(tmp_path, **common | SHAPES[shape])
+    config = TrainConfig(model=folder, batch_size=batch, max_steps=steps, **settings)
+    made = make_plan(config, prepared[name], len(prepared[name]), GPUS[gpu], gpus, sharded)
     assert made.work.computed / made.work.tokens == pytest.approx(share, abs=0.01)
     assert made.seconds[1] / made.work.steps == pytest.approx(seconds, rel=0.15)
     assert made.memory.total / GIB == pytest.approx(peak, rel=0.15)
