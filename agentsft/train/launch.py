@@ -34,9 +34,12 @@ def expandable_memory() -> None:
     """Lets what torch has taken of a GPU's memory grow in place, unless the environment says otherwise.
 
     Packs are of many lengths: what lies between tensors of one length is too small for those of another, and torch
-    would take ever more, or give all back and start anew. To be called before torch is imported.
+    would take ever more, or give all back and start anew. Drivers under WSL 2 and for a part of a GPU (MIG) cannot do
+    it. To be called before torch is imported.
     """
-    if sys.platform == "linux" and not any(name in os.environ for name in ALLOCATOR):
+    unable = sys.platform != "linux" or "microsoft" in os.uname().release.lower()
+    unable = unable or "MIG" in os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if not unable and not any(name in os.environ for name in ALLOCATOR):
         os.environ[ALLOCATOR[0]] = "expandable_segments:True"
 
 
