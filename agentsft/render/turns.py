@@ -10,6 +10,7 @@ from typing import Any
 
 from agentsft.errors import RowError
 from agentsft.render.probe import Traits, token_pattern
+from agentsft.render.sandbox import one_ceiling
 from agentsft.render.template import Prefixes, Template, message_dicts
 from agentsft.types import Conversation, Message
 
@@ -49,11 +50,12 @@ class Renderer:
         self._check_control_tokens(conversation)
         dicts = message_dicts(conversation, self.traits.arguments)
         prefixes = self.template.prefixes(dicts, conversation.tools, len(messages))
-        chosen = [i for i in messages if not self._is_unprompted(conversation, prefixes, i)]
-        try:
-            return [self._turn(conversation, dicts, prefixes, i) for i in chosen]
-        finally:
-            prefixes.check()  # also before a refusal counts
+        with one_ceiling():
+            chosen = [i for i in messages if not self._is_unprompted(conversation, prefixes, i)]
+            try:
+                return [self._turn(conversation, dicts, prefixes, i) for i in chosen]
+            finally:
+                prefixes.check()  # also before a refusal counts
 
     def _is_unprompted(self, conversation: Conversation, prefixes: Prefixes, i: int) -> bool:
         if i == 0:
