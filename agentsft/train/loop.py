@@ -121,6 +121,10 @@ class Run:
         places = step_indices(self.config.seed, step, n, batch_size)
         return self.mixture.rows(step // steps_per_epoch(n, batch_size))[places] if self.mixture else places
 
+    def zero_grad(self) -> None:
+        """Forgets the gradients. DDP's are parts of its buckets, and would be there twice if they were made anew."""
+        self.optimizer.zero_grad(set_to_none=self.accelerator.num_processes == 1 or self.sharded)
+
     def denominator(self, plan: StepPlan) -> float:
         """What the sum of weight * nll over all ranks is divided by."""
         return plan.num_items if self.config.normalize == "items" else plan.weights
@@ -204,8 +208,7 @@ def _update(run: Run) -> torch.Tensor:
         optimizer = getattr(run.optimizer, "optimizer", run.optimizer)
         optimizer.found_inf = (~torch.isfinite(norm)).float()
         run.optimizer.step()
-    # DDP's gradients are parts of its buckets, and would be there twice if they were made anew.
-    run.optimizer.zero_grad(set_to_none=run.accelerator.num_processes == 1 or run.sharded)
+    run.zero_grad()
     return norm.float()
 
 

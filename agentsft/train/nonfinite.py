@@ -54,7 +54,7 @@ def _is_finite(run: Run, tree: TokenTree) -> bool:
     except (RuntimeError, MemoryError) as error:
         if run.sharded or not out_of_memory(error):
             raise
-    run.optimizer.zero_grad()
+    run.zero_grad()
     return finite
 
 

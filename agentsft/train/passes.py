@@ -33,7 +33,7 @@ def backward(run: Run, plan: StepPlan, seed: int | None = None) -> torch.Tensor:
         failed = _all(run, packs, scale, sums)
         if failed is None:
             return sums
-        run.optimizer.zero_grad()
+        run.zero_grad()
         release()
         halve(run, *failed)
 
