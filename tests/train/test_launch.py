@@ -58,23 +58,23 @@ def test_what_is_not_used_is_refused_in_one_line(
     assert said in str(caught.value)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot do it at all")
 def test_gpu_memory_grows_in_place_unless_the_driver_cannot_or_the_user_says_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def said(release: str = "6.8.0-generic", **environment: str) -> str | None:
+    def said(release: str = "6.8.0-generic", system: str = "linux", **environment: str) -> str | None:
         with monkeypatch.context() as scope:
             for name in (*ALLOCATOR, "CUDA_VISIBLE_DEVICES"):
                 scope.setenv(name, "")  # so that what is set here is undone
                 scope.delenv(name)
             for name, value in environment.items():
                 scope.setenv(name, value)
-            scope.setattr(os, "uname", lambda: SimpleNamespace(release=release))
+            scope.setattr(sys, "platform", system)
+            scope.setattr(os, "uname", lambda: SimpleNamespace(release=release), raising=False)
             expandable_memory()
             return os.environ.get(ALLOCATOR[0])
 
     assert said() == said(CUDA_VISIBLE_DEVICES="0,1") == "expandable_segments:True"
-    assert said("5.15.90.1-microsoft-standard-WSL2") is None
+    assert said("5.15.90.1-microsoft-standard-WSL2") is said(system="win32") is None
     assert said(CUDA_VISIBLE_DEVICES="MIG-8a2b") is None
     assert said(PYTORCH_CUDA_ALLOC_CONF="max_split_size_mb:512") is None
     assert said(PYTORCH_ALLOC_CONF="expandable_segments:False") == "expandable_segments:False"
