@@ -79,6 +79,9 @@ def _as_json(plan: Any, rows: Any, price: float | None) -> dict[str, Any]:
         "host_memory_gib": _gib(plan.host),
         "fits": plan.fits,
         "changes": [{"change": change, "memory_gib": round(gib, 2)} for change, gib in plan.changes],
+        "faster": None
+        if plan.faster is None
+        else {"change": plan.faster[0], "time": round(plan.faster[1], 4), "memory_gib": round(plan.faster[2], 2)},
     }
 
 
@@ -131,6 +134,9 @@ def _print(plan: Any, rows: Any, price: float | None, config: TrainConfig) -> No
     screen.print(Text(verdict, "green" if plan.fits else "red"))
     for change, gib in plan.changes:
         screen.print(f"  {printable(change)}: {gib:.1f} GiB")
+    if plan.faster:
+        change, share, gib = plan.faster
+        screen.print(f"  {printable(change)} takes {1 - share:.0%} less time: conversations share more; {gib:.1f} GiB")
     if not plan.fits and not plan.changes:
         screen.print("  no single change helps: take a larger GPU, a smaller model, or several changes together")
     shares = " to ".join(f"{share:.0%}" for share in (gpu.utilisation[0], gpu.utilisation[2]))

@@ -12,11 +12,11 @@ from transformers import Qwen3Config
 
 from agentsft.config import TrainConfig
 from agentsft.encode.load import load_preparer, load_rows
-from agentsft.plan.gpus import GPUS, gpu_named
+from agentsft.plan.gpus import GPUS, USABLE, gpu_named
 from agentsft.plan.memory import GIB
 from agentsft.plan.plan import Plan, make_plan
 from agentsft.types import TokenTree
-from tests.batch.trees import random_tree
+from tests.batch.trees import random_tree, with_beginning
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
 H100 = GPUS["H100"]
@@ -91,6 +91,24 @@ def test_packs_time_and_memory_are_those_of_a_measured_run(
     assert made.work.computed / made.work.tokens == pytest.approx(share, abs=0.01)
     assert made.seconds[1] / made.work.steps == pytest.approx(seconds, rel=0.15)
     assert made.memory.total / GIB == pytest.approx(peak, rel=0.15)
+
+
+def test_a_larger_pack_is_named_where_conversations_would_share_more_and_takes_the_time_it_says(small: str) -> None:
+    alike = [with_beginning(tree, list(range(300))) for tree in trees()]
+    config = TrainConfig(model=small, batch_size=12, micro_batch_tokens=600)
+    slower = make_plan(config, alike, len(alike), H100)
+    assert slower.faster is not None
+    change, share, gib = slower.faster
+    larger = replace(config, micro_batch_tokens=int(change.removeprefix("micro_batch_tokens: ")))
+    faster = make_plan(larger, alike, len(alike), H100)
+    assert faster.seconds[1] / slower.seconds[1] == pytest.approx(share)
+    assert share < 0.8
+    assert faster.memory.total / GIB == pytest.approx(gib)
+    assert plan(small).faster is None  # nothing is shared there
+    between = replace(H100, memory=(slower.memory.total + faster.memory.total) / 2 / GIB / USABLE)
+    least = make_plan(config, alike, len(alike), between)
+    assert least.fits
+    assert least.faster is None or least.faster[0] != change
 
 
 def test_steps_and_tokens_are_exactly_those_of_the_run(small: str) -> None:
