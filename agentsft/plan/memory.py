@@ -47,6 +47,8 @@ def memory(
     trained, frozen = shape.trainable, shape.parameters - shape.trainable - shape.quantized
     weights = (4 * trained + (2 if shape.adapter else 4) * frozen + shape.quantized_bytes) / shards
     casts = 2.0 * shape.largest if shape.adapter else 2.0 * shape.matrices
+    if checkpointing and not shape.adapter:  # those of the layer that is computed again, or of the head
+        casts = 2.0 * max(shape.layer_parameters, shape.head)
     if shards > 1:
         together = shape.parameters - shape.layers * shape.layer_parameters  # embeddings, last norm, head
         casts = 2.0 * (2 * shape.layer_parameters + max(together, shape.head))
