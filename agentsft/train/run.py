@@ -21,6 +21,7 @@ from agentsft.encode.examples import RowOf
 from agentsft.errors import UserError
 from agentsft.recipe import dump_recipe
 from agentsft.train.card import write_card
+from agentsft.train.garbage import Garbage
 from agentsft.train.interrupt import Interrupted, Interrupts
 from agentsft.train.judge import NONE, Judge
 from agentsft.train.loop import check_bad_steps, evaluate, train_step
@@ -118,13 +119,19 @@ class _Steps:
         start, step = self.setup.start_step, self.setup.start_step
         limit = config.save_total_limit
         kind = ShardedSaver if run.sharded else Saver
-        with self._files(), kind(self.setup.output, self.setup.model, run.optimizer, limit, reporter) as saver:
+        garbage = Garbage(active=run.accelerator.device.type == "cuda")
+        with (
+            garbage,
+            self._files(),
+            kind(self.setup.output, self.setup.model, run.optimizer, limit, reporter) as saver,
+        ):
             if not start or _due(config.eval_steps, start):  # where an interrupted run left it out
                 self._held_out(start)
             asked = self.interrupts.asked()
             while step < run.total_steps and not asked and not self._exhausted():
                 self.last = step = step + 1
                 self._step(step, saver)
+                garbage.after_step()
                 if _due(config.eval_steps, step):
                     self._held_out(step)
                 asked = self.interrupts.asked()
