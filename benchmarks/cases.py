@@ -49,6 +49,7 @@ def all_cases() -> list[Case]:
         *(Case(f"{work}.tuned", work, profile=True, settings=TUNED, limit=240) for work in ("T", "S")),
         Case("tau2.agentsft", "tau2", steps=6),
         Case("tau2.no-share", "tau2", extra=("--no-share-prefixes",), steps=6),
+        Case("tau2.32k", "tau2", extra=("--micro-batch-tokens", "32768"), steps=6),
         Case("L.32k", "L", extra=("--micro-batch-tokens", "32768")),
         Case("L.32k-checkpointing", "L", extra=("--micro-batch-tokens", "32768", "--gradient-checkpointing")),
         *(Case(f"{work}.trl-liger-bf16", work, "trl-liger", bf16, steps=3) for work in ("T", "L")),
