@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests import assets
@@ -41,7 +41,10 @@ def test_text_templates_and_only_they_serve_plain_text(name: str, tokenizer_for:
 def test_the_qwen_tokenizer_merges_by_rank(text: str) -> None:
     import regex
 
+    tokenizer = assets.qwen_tokenizer()
+    # Added tokens are found before anything is merged; Hypothesis takes some of them from the sources as examples.
+    assume(not any(token.content in text for token in tokenizer.added_tokens_decoder.values()))
     ranks = assets.qwen_ranks()
     pieces = regex.findall(assets.QWEN_PIECES, unicodedata.normalize("NFC", text))
     by_rank = [ranks[part] for piece in pieces for part in assets.merged(piece.encode(), ranks, len(ranks))]
-    assert assets.qwen_tokenizer().encode(text) == by_rank
+    assert tokenizer.encode(text) == by_rank
