@@ -36,8 +36,12 @@ def test_text_templates_and_only_they_serve_plain_text(name: str, tokenizer_for:
     assert ("Quertz" in prompt) is (name not in NO_TEXT_CHAT)
 
 
+# What is a letter differs between versions of Unicode, so characters that are new are left out.
+KNOWN = st.characters(exclude_categories=("Cs", "Cn"))
+
+
 @settings(max_examples=100, deadline=None)
-@given(text=st.text() | st.text(alphabet=st.sampled_from("aet the'sS 12\n\t.,()你好éÄ\u0301🙂"), max_size=60))
+@given(text=st.text(KNOWN) | st.text(alphabet=st.sampled_from("aet the'sS 12\n\t.,()你好éÄ\u0301🙂"), max_size=60))
 def test_the_qwen_tokenizer_merges_by_rank(text: str) -> None:
     import regex
 
