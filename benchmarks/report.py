@@ -134,7 +134,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
         remarks = [] if row["state"] == "ok" else [row["state"].replace("|", "/")]
         body.append([row["case"], times, *figures, row.get("attention", ""), "; ".join(remarks + row.get("notes", []))])
     parts.append(_table(headings, body))
-    profiles = [row for row in cases if row.get("profile")]
+    profiles = [row for row in cases if row.get("profile", {}).get("span_seconds")]  # older results have none
     if profiles:
         kinds = list(profiles[0]["profile"]["kinds"])
         body = [[kind, *(f"{row['profile']['kinds'].get(kind, 0):.3f}" for row in profiles)] for kind in kinds]

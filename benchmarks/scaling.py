@@ -178,17 +178,11 @@ def against_fewest(rows: list[dict[str, Any]], before: Sequence[dict[str, Any]] 
 def comparable(other: dict[str, Any], row: dict[str, Any]) -> bool:
     """Whether both are one work: the same case, or its twin on one GPU, where nothing is sharded; of as many
     conversations a step, or a GPU with --weak."""
-    same = (
-        (other["batch"] == row["batch"])
-        if not row["weak"]
-        else (other["batch"] * row["gpus"] == row["batch"] * other["gpus"])
-    )
+    share = other["gpus"] / row["gpus"] if row["weak"] else 1.0
+    if other["shape"] != row["shape"] or other["batch"] != row["batch"] * share:
+        return False
     one, two = (replace(CASES[each["case"]], sharded=False) for each in (other, row))
-    return (
-        same
-        and (other["case"] == row["case"] or (other["gpus"] == 1 and one == two))
-        and other["shape"] == row["shape"]
-    )
+    return other["case"] == row["case"] or (other["gpus"] == 1 and one == two)
 
 
 COLUMNS = (

@@ -250,7 +250,7 @@ def _back_to_training(run: Run) -> None:
 
 def _reduced(run: Run, sums: torch.Tensor, *same: torch.Tensor) -> list[float]:
     """The sums over all ranks, how often memory ran out on any of them since this was last asked, and the numbers that
-    are the `same` on all ranks. The one place where the host waits for the device."""
+    are the `same` on all ranks. Here the host waits for the device."""
     more = torch.cat([sums, sums.new_tensor([run.halved])])
     run.halved = 0
     return torch.cat([run.accelerator.reduce(more, reduction="sum"), *(one.reshape(1) for one in same)]).tolist()
