@@ -21,7 +21,8 @@ class MicroBatch:
     `input_ids`, `position_ids` int64[b, n]. A forest has `subtree_end` int32[n] (padding sees itself alone),
     `dfs` int32[n], the depth-first index of each place, and `spans`, the (start, end, is_chain) of its trees; rows
     have `attention_mask` bool[b, n] instead, or neither where nothing is padded. `rows` int64[u]: the places in b * n,
-    unique and ascending, whose hidden states predict targets. Target j, of `row_start[i] <= j < row_start[i + 1]` (on
+    unique and ascending, whose hidden states predict targets; `tail` int64[k] is the same, filled up to whole blocks
+    with one other place. Target j, of `row_start[i] <= j < row_start[i + 1]` (on
     the host), belongs to rows[i] = rows[row[j]]: `row`, `token`, `label` int64[m], `weight` float32[m]. `together`
     float32[m] is the weight of all targets with this one's row and token.
     """
@@ -32,6 +33,7 @@ class MicroBatch:
     dfs: torch.Tensor | None
     attention_mask: torch.Tensor | None
     rows: torch.Tensor
+    tail: torch.Tensor
     row: torch.Tensor
     token: torch.Tensor
     weight: torch.Tensor
@@ -91,6 +93,7 @@ def collate(pack: Pack, multiple: int = 1, arrange: bool = False) -> MicroBatch:
         dfs=None if pack.rows else torch.from_numpy(dfs),
         attention_mask=torch.from_numpy(real.reshape(shape)) if gaps else None,
         rows=torch.from_numpy(rows),
+        tail=torch.from_numpy(_filled(rows, size, multiple)),
         row=torch.from_numpy(row),
         token=torch.from_numpy(token),
         weight=torch.from_numpy(weight),
@@ -111,6 +114,20 @@ def _starts(pack: Pack, columns: int) -> list[int]:
     if pack.rows:
         return [number * columns for number in range(len(pack.trees))]
     return np.cumsum([0, *map(len, pack.trees)])[:-1].tolist()
+
+
+def _filled(rows: np.ndarray, size: int, multiple: int) -> np.ndarray:
+    """`rows`, and behind them a place of 0 to `size` that is none of them, as often as it takes for whole blocks.
+
+    Never `size` in all: compiled code would take two equal lengths for one.
+    """
+    others = np.ones(size, bool)
+    others[rows] = False
+    if not others.any():
+        return rows
+    blocks = multiple * max(-(-len(rows) // multiple), 1)
+    blocks += multiple if blocks == size and multiple > 1 else 0
+    return np.append(rows, np.full(max(blocks - len(rows), 0), int(others.argmax()), np.int64))
 
 
 def _together(row: np.ndarray, token: np.ndarray, weight: np.ndarray) -> np.ndarray:

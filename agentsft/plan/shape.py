@@ -16,6 +16,7 @@ from agentsft.train.flops import Flops
 from agentsft.train.model import decoder_layers, parameter_counts, with_adapter
 from agentsft.train.module import base_model
 from agentsft.train.quantize import bytes_each
+from agentsft.train.tail import last_feed_forward
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def shape_of(config: TrainConfig, model: Any) -> Shape:
         query_norm="q_norm" in names,
         gated=bool(names & {"gate_proj", "gate_up_proj"}) or bool(experts),
         adapter=config.tuner != "full",
-        flops=Flops(model),
+        flops=Flops(model, last_feed_forward(model)),
         quantized=sum(quantized),
         quantized_bytes=sum(quantized) * bytes_each(config.bnb_4bit_use_double_quant),
         largest=max(quantized, default=0),

@@ -38,12 +38,14 @@ def peak_flops(device: torch.device) -> float | None:
 class Flops:
     """Forward and backward cost of `model` (a Transformers model or PEFT's wrapper of one).
 
+    `at_rows` are matrices that are computed at the rows alone whose hidden state the loss reads.
+
     A matrix product costs 2 per parameter and token forward, 2 for the gradient of its input, 2 for that of its
     weight where it is trained (Kaplan et al. 2020, section 2.1). Attention costs 4 * heads * head_dim per pair
     forward and twice that backward, over the pairs that the mask allows.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, at_rows: nn.Module | None = None) -> None:
         base = base_model(model)
         text = base.config.get_text_config()
         embeddings = {id(p) for m in base.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
@@ -52,6 +54,8 @@ class Flops:
         self.per_row = sum(_cost(p, text) for p in head_parameters if p.ndim >= 2)
         embeddings |= {id(p) for p in head_parameters}
         self.per_token = sum(_cost(p, text) for p in base.parameters() if p.ndim >= 2 and id(p) not in embeddings)
+        less = sum(_cost(p, text) for p in at_rows.parameters() if p.ndim >= 2) if at_rows is not None else 0.0
+        self.per_row, self.per_token = self.per_row + less, self.per_token - less
         heads = getattr(text, "num_attention_heads", 0)
         width = heads * (getattr(text, "head_dim", None) or text.hidden_size // max(heads, 1))
         self.windows = {window: 12 * width * layers for window, layers in _windows(text).items()}

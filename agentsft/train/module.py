@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,15 +15,21 @@ from agentsft.train.attention import Attention
 from agentsft.train.loss import Head, chunk_rows, chunked_loss, plain_loss
 from agentsft.train.offload import Offload
 
+if TYPE_CHECKING:
+    from agentsft.train.tail import Tail
+
 T = TypeVar("T")
+
+PLACES = "tail_places"
+"""The decoder's argument for the rows that its `Tail` computes."""
 
 
 class LossModule(nn.Module):
     """A causal language model that returns sums over a micro-batch's targets instead of logits.
 
     `model` is a Transformers model or PEFT's wrapper of one. `own_head` False leaves the logits to the model's own
-    forward, for heads that `Head` does not know. `compiled` compiles the softmax. `offload` keeps the hidden states
-    that wait for the backward pass in host memory.
+    forward, for heads that `Head` does not know. `tail` is that of its decoder. `compiled` compiles the softmax.
+    `offload` keeps the hidden states that wait for the backward pass in host memory.
     """
 
     def __init__(
@@ -31,6 +37,7 @@ class LossModule(nn.Module):
         model: Any,
         attention: Attention,
         own_head: bool = True,
+        tail: Tail | None = None,
         compiled: bool = False,
         offload: Offload | None = None,
     ) -> None:
@@ -38,6 +45,7 @@ class LossModule(nn.Module):
         self.model = model
         self.attention = attention
         self.own_head = own_head
+        self.tail = tail
         self.compiled = compiled
         self.offload = offload
 
@@ -47,7 +55,10 @@ class LossModule(nn.Module):
         with self._offloaded(model, batch):
             if not self.own_head:
                 return plain_loss(model_logits(model, batch, self.attention), batch)
-            hidden = decode(model.get_decoder(), batch, self.attention).flatten(0, 1).index_select(0, batch.rows)
+            if self.tail is not None:
+                hidden = decode(model.get_decoder(), batch, self.attention, batch.tail)[0, : len(batch.rows)]
+            else:
+                hidden = decode(model.get_decoder(), batch, self.attention).flatten(0, 1).index_select(0, batch.rows)
         head = Head(model)
         return chunked_loss(head, hidden, batch, chunk_rows(head, hidden.device), self.compiled)
 
@@ -70,9 +81,12 @@ def base_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def decode(decoder: nn.Module, batch: MicroBatch, attention: Attention) -> torch.Tensor:
-    """The decoder's last hidden state [b, n, d]."""
-    return decoder(**_inputs(batch, attention)).last_hidden_state
+def decode(
+    decoder: nn.Module, batch: MicroBatch, attention: Attention, places: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The decoder's last hidden state [b, n, d]; [1, k, d] of the k `places` where it has a `Tail`."""
+    more = {} if places is None else {PLACES: places}
+    return decoder(**_inputs(batch, attention), **more).last_hidden_state
 
 
 def model_logits(model: Any, batch: MicroBatch, attention: Attention) -> torch.Tensor:

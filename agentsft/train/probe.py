@@ -22,7 +22,7 @@ def attention_fault(model: Any, attention: Attention, own: str) -> str:
     `model` runs the forest with its present attention implementation and the paths with `own`, Transformers' choice.
     """
     rows = attention.mode == "rows"
-    trees = _forest(model.config.get_text_config().vocab_size)
+    trees = forest(model)
     pieces = [piece for tree in trees for piece in chains(tree)]
     implementation, training = model.config._attn_implementation, model.training
     model.eval()
@@ -37,16 +37,16 @@ def attention_fault(model: Any, attention: Attention, own: str) -> str:
         model.set_attn_implementation(implementation)
         model.train(training)
     theirs = {token: hidden for part in alone for token, hidden in part.items()}
-    difference = _difference(torch.stack([ours[token] for token in theirs]), torch.stack(list(theirs.values())))
-    if difference <= _tolerance(model):
+    apart = difference(torch.stack([ours[token] for token in theirs]), torch.stack(list(theirs.values())))
+    if apart <= tolerance(model):
         return ""
-    return f"a small token tree and its paths differ by {difference:.1e} of the largest hidden state"
+    return f"a small token tree and its paths differ by {apart:.1e} of the largest hidden state"
 
 
 def head_fault(model: Any) -> str:
     """Why `Head` may not stand for the model's own way to logits, or ''."""
     rows = Attention("rows", model.device)
-    batch = _batch(model, Pack((_forest(model.config.get_text_config().vocab_size)[1],), rows=True), rows)
+    batch = batch_of(model, Pack((forest(model)[1],), rows=True), rows)
     training = model.training
     model.eval()
     try:
@@ -57,36 +57,40 @@ def head_fault(model: Any) -> str:
         return f"it fails with {type(error).__name__} ({' '.join(str(error).split())[:200]})"
     finally:
         model.train(training)
-    if ours.shape == theirs.shape and (difference := _difference(ours, theirs)) <= _tolerance(model):
+    if ours.shape == theirs.shape and (apart := difference(ours, theirs)) <= tolerance(model):
         return ""
     return "its logits are not those of the output embeddings" + (
-        f" (they differ by {difference:.1e} of the largest)" if ours.shape == theirs.shape else ""
+        f" (they differ by {apart:.1e} of the largest)" if ours.shape == theirs.shape else ""
     )
 
 
-def _batch(model: Any, pack: Pack, attention: Attention) -> MicroBatch:
+def batch_of(model: Any, pack: Pack, attention: Attention) -> MicroBatch:
+    """The tensors of `pack` on the model's device, padded as `attention` needs."""
     flex = attention.mode == "flex"
     return collate(pack, FLEX_BLOCK if flex else 1, arrange=flex).to(model.device)
 
 
 def _hidden(model: Any, pack: Pack, attention: Attention) -> dict[int, torch.Tensor]:
     """The hidden state (float32) of every target of the pack, by the target's token."""
-    batch = _batch(model, pack, attention)
+    batch = batch_of(model, pack, attention)
     hidden = decode(model.get_decoder(), batch, attention).flatten(0, 1).float()
     return dict(zip(batch.token.tolist(), hidden[batch.rows[batch.row]], strict=True))
 
 
-def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest difference as a share of the largest number."""
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def _tolerance(model: Any) -> float:
+def tolerance(model: Any) -> float:
+    """How far hidden states that should be equal may lie apart."""
     return 1e-4 if model.dtype == torch.float32 else 5e-2
 
 
-def _forest(vocab_size: int) -> list[TokenTree]:
+def forest(model: Any) -> list[TokenTree]:
     """A tree that branches at two depths, and a chain; every token is a target, told apart by its `token`."""
     parents = [[-1, 0, 1, 2, 3, 4, 5, 3, 7, 8, 1, 10, 11], [-1, 0, 1, 2, 3, 4, 5]]
+    vocab_size = model.config.get_text_config().vocab_size
     random, trees, first = np.random.default_rng(0), [], 0
     for parent in parents:
         n = len(parent)

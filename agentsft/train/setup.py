@@ -44,6 +44,7 @@ from agentsft.train.probe import head_fault
 from agentsft.train.reporter import Reporter, Silent, Summary
 from agentsft.train.shard import reshard, sharded_module, sharding_note, sync_each_batch
 from agentsft.train.shards import restore
+from agentsft.train.tail import Tail, find_tail
 from agentsft.types import Example, TokenTree
 
 CPU_FILL = 1024
@@ -113,7 +114,7 @@ def set_up(
     compiled = device.type == "cuda" if config.torch_compile is None else config.torch_compile
     longest = int(max(part.column("depth").max(initial=0) for part in (examples, eval_trees.examples)))
     module, layout, notes = _module(config, accelerator, precision, sharding, resumed, longest, compiled)
-    model, flops = module.model, Flops(module.model)
+    model, flops = module.model, Flops(module.model, module.tail.feed_forward if module.tail else None)
     planner = _planner(config, layout, device, accelerator.num_processes, flops.pair_cost)
     prepared, optimizer = _prepared(accelerator, module, make_optimizer(config, module), sharding)
     notes = [*passed_over, *notes]
@@ -185,15 +186,15 @@ def _module(
         loaded = load_model(config, accelerator.device, precision, plain)
         module = LossModule(loaded, Attention("rows", accelerator.device))
     with accelerator.autocast() if sharding else nullcontext():
-        layout, head = module.ask(lambda model: _layout_and_head(base_model(model), config, longest, compiled))
+        layout, head, tail = module.ask(lambda model: _answers(base_model(model), config, longest, compiled))
     if sharding:
         reshard(module)
     if config.fp8:  # behind the questions, which compare exact computations
         convert_layers(module.model, config.fp8)
     notes = [*layout.notes, *([f"The model's own logits are used, since {head}."] if head else [])]
     if compiled:
-        notes.append(compile_layers(module.model, inside=sharding is not None))
-    module.attention, module.own_head, module.compiled = layout.attention, not head, compiled
+        notes.append(compile_layers(module.model, sharding is not None, tail.norm if tail else None))
+    module.attention, module.own_head, module.tail, module.compiled = layout.attention, not head, tail, compiled
     module.offload = Offload(accelerator.device) if config.activation_offloading else None
     return module, layout, notes
 
@@ -226,9 +227,11 @@ def _prepared(accelerator: Accelerator, module: LossModule, optimizer: Any, shar
     return prepared, accelerator.prepare_optimizer(optimizer, device_placement=False)
 
 
-def _layout_and_head(model: Any, config: TrainConfig, longest: int, compiled: bool) -> tuple[Layout, str]:
+def _answers(model: Any, config: TrainConfig, longest: int, compiled: bool) -> tuple[Layout, str, Tail | None]:
+    """The layout that suits `model`, what speaks against its head, and the rows that its decoder may leave out."""
     split, requested = config.layout == "split", config.attn_implementation
-    return choose_layout(model, longest, split, requested, compiled), head_fault(model)
+    layout, head = choose_layout(model, longest, split, requested, compiled), head_fault(model)
+    return layout, head, None if head else find_tail(model)
 
 
 def ddp_settings() -> DistributedDataParallelKwargs:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 import torch._dynamo.config as dynamo
 import torch._functorch.config as partitioner
 import torch._inductor.config as inductor
 from peft import LoraConfig, get_peft_model
-from torch import distributed, nn
+from torch import distributed, fx, nn
 from torch._dynamo.backends.distributed import DDPOptimizer
 from torch._dynamo.utils import counters
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from agentsft.train.compiled import compile_layers, save_less
+from agentsft.batch.collate import collate
+from agentsft.batch.pack import Pack
+from agentsft.train.attention import Attention
+from agentsft.train.compiled import compile_layers, save_less, whole_gradients
 from agentsft.train.model import decoder_layers
+from agentsft.train.module import LossModule
+from agentsft.train.tail import find_tail
+from tests.batch.trees import random_tree
 from tests.train.tiny import tiny_model
 
 HIDDEN, INNER, TOKENS = 32, 96, 40
@@ -106,6 +114,23 @@ def test_packs_of_other_lengths_compile_nothing_anew() -> None:
     assert seen[0] == seen[-1]
 
 
+def test_other_numbers_of_trained_rows_compile_nothing_anew() -> None:
+    model, random = tiny_model("llama"), np.random.default_rng(7)
+    tail = find_tail(model)
+    assert tail is not None
+    assert tail.feed_forward is not None
+    compile_layers(model, norm=tail.norm)
+    module = LossModule(model, Attention("mask", torch.device("cpu")), tail=tail)
+    frames, rows = [], set()
+    for trees in (9, 3, 12, 6):
+        batch = collate(Pack(tuple(random_tree(random, 90, branching=0.2) for _ in range(trees))), 128)
+        module(batch)[0].backward()
+        frames.append(counters["frames"]["total"])
+        rows.add(len(batch.tail))
+    assert frames[0] == frames[-1] > 0
+    assert len(rows) > 1
+
+
 def test_a_layer_is_not_cut_into_pieces_under_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
     cuts = []
     monkeypatch.setattr(DDPOptimizer, "compile_fn", lambda self, graph, inputs: cuts.append(graph) or graph)
@@ -118,3 +143,34 @@ def test_a_layer_is_not_cut_into_pieces_under_ddp(monkeypatch: pytest.MonkeyPatc
         distributed.destroy_process_group()
     assert counters["frames"]["ok"] > 0
     assert cuts == []
+
+
+def test_gradients_of_weights_are_written_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = []
+    monkeypatch.setattr(inductor, "joint_custom_post_pass", None)
+    save_less()
+    plain = inductor.joint_custom_post_pass
+    assert plain is not None
+    monkeypatch.setattr(type(plain), "__call__", lambda self, graph: graphs.append(copied(graph)))
+    kept(FeedForward())
+    graph = graphs[0]
+    before = products(graph)
+    whole_gradients(graph, device="cpu")
+    graph.lint()
+    assert before == {"default": 9}  # three matrices: forward, and the gradients of input and weight
+    assert products(graph) == {"default": 6, "dtype": 3}
+    outputs = [node.meta["val"] for node in graph.find_nodes(op="output")[0].all_input_nodes]
+    assert sum(value.dtype == torch.float32 and set(value.shape) == {HIDDEN, INNER} for value in outputs) == 3
+    whole_gradients(graph, device="cpu")
+    assert products(graph) == {"default": 6, "dtype": 3}
+
+
+def copied(graph: fx.Graph) -> fx.Graph:
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    return copy
+
+
+def products(graph: fx.Graph) -> Counter[str]:
+    """How many matrix products there are, by overload."""
+    return Counter(node.target._overloadname for node in graph.nodes if "aten.mm" in str(node.target))

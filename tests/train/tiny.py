@@ -30,6 +30,7 @@ from agentsft.train.loop import Run, backward
 from agentsft.train.module import LossModule, base_model
 from agentsft.train.setup import _prepared, ddp_settings
 from agentsft.train.shard import shard
+from agentsft.train.tail import find_tail
 from agentsft.types import Example, TokenTree
 from tests.batch.trees import VOCAB
 
@@ -95,7 +96,7 @@ def step_run(
     share = settings.share_prefixes is not False and not layout.split
     AcceleratorState._reset_state()  # another test may have left another precision
     accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[ddp_settings()])
-    module = LossModule(model, layout.attention)
+    module = LossModule(model, layout.attention, tail=find_tail(base_model(model)))
     if sharding:
         shard(module, sharding, accelerator.device, "fp32")
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=0.0)
