@@ -94,7 +94,9 @@ def find_tail(model: Any) -> Tail | None:
     try:
         with torch.no_grad():
             norm, whole = _last_module(model.get_decoder(), batch)
-            for feed_forward in dict.fromkeys((last_feed_forward(model), None)) if norm is not None else ():
+            if norm is None:
+                return None
+            for feed_forward in dict.fromkeys((last_feed_forward(model), None)):
                 tail = Tail(model.get_decoder(), norm, feed_forward)
                 if _agrees(model, batch, whole):
                     return tail
