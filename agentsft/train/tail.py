@@ -47,42 +47,40 @@ class Tail:
         def at_places(hidden: torch.Tensor, *args: Any, **named: Any) -> Any:
             if self._places is None:
                 return forward(hidden, *args, **named)
-            output = forward(_Take.apply(hidden, self._places), *args, **named)
-            return _Put.apply(output, self._places, hidden.shape[0], hidden.shape[1]) if back else output
+            output = forward(_take(hidden, self._places), *args, **named)
+            return _put(output, self._places, hidden.shape) if back else output
 
         return at_places
 
 
-class _Take(torch.autograd.Function):
-    """hidden [b, n, d] -> [1, k, d]. Autograd's own way back would add up with atomic operations, as for rows alike."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(places)
-        ctx.rows, ctx.columns = hidden.shape[0], hidden.shape[1]
-        return hidden.flatten(0, 1).index_select(0, places)[None]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _put(gradients[0], ctx.saved_tensors[0], ctx.rows, ctx.columns), None
+@torch.library.custom_op("agentsft::take_rows", mutates_args=())
+def _take(hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """hidden [b, n, d] -> [1, k, d]. Autograd's own way back adds up, by atomic operations, since rows may repeat."""
+    return hidden.flatten(0, 1).index_select(0, places)[None]
 
 
-class _Put(torch.autograd.Function):
-    """output [1, k, d] -> [b, n, d], with zeros elsewhere: there the residual stream goes on without it, unread."""
-
-    @staticmethod
-    def forward(ctx: Any, output: torch.Tensor, places: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        ctx.save_for_backward(places)
-        return _put(output, places, rows, columns)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        return gradients[0].flatten(0, 1).index_select(0, ctx.saved_tensors[0])[None], None, None, None
+@_take.register_fake
+def _(hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return hidden.new_empty(1, places.shape[0], hidden.shape[2])
 
 
-def _put(values: torch.Tensor, places: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    whole = values.new_zeros(rows * columns, values.shape[2])
-    return whole.index_copy(0, places, values[0]).view(rows, columns, values.shape[2])
+def _keep(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: torch.Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+    ctx.shape = inputs[0].shape
+
+
+def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+    [places] = ctx.saved_tensors
+    return _put(gradient, places, ctx.shape), None
+
+
+_take.register_autograd(_backward, setup_context=_keep)
+
+
+def _put(values: torch.Tensor, places: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """values [1, k, d] -> `shape` [b, n, d], zeros elsewhere: there the residual stream goes on as it is, unread."""
+    whole = values.new_zeros(shape[0] * shape[1], shape[2])
+    return whole.index_copy(0, places, values[0]).view(shape)
 
 
 def find_tail(model: Any) -> Tail | None:
