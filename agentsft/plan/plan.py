@@ -9,7 +9,7 @@ from typing import Any
 
 from agentsft.config import TrainConfig, check_together
 from agentsft.errors import UserError
-from agentsft.plan.gpus import USABLE, Gpu
+from agentsft.plan.gpus import AHEAD, USABLE, Gpu
 from agentsft.plan.memory import GIB, Memory, host_bytes, memory
 from agentsft.plan.shape import Shape, load_shape
 from agentsft.plan.work import Work, plan_work
@@ -67,9 +67,8 @@ def make_plan(
         each = work.passes <= 1 or 4 * shape.trainable > MOST_GRADIENTS * gpu.memory * GIB
         config = replace(config, sync_each_batch=each)
     needed = _needed(config, shape, work.pack, shards)
-    flops = work.flops * (_recomputed(shape) if config.gradient_checkpointing else 1.0)
     lowest, usual, highest = (
-        work.steps * flops / (gpus * work.balance * gpu.peak * share) for share in gpu.utilisation
+        work.steps * _timed(config, shape, work) / (gpus * work.balance * gpu.peak * share) for share in gpu.utilisation
     )
     fits = needed.total <= USABLE * gpu.memory * GIB
     return Plan(
@@ -100,24 +99,30 @@ def _faster(
 ) -> tuple[str, float, float] | None:
     """The larger pack that fits and takes least time, where that is WORTH it: more conversations share a beginning."""
     best: tuple[str, float, float] | None = None
-    for times in LARGER:
-        larger = replace(config, micro_batch_tokens=int(times * config.micro_batch_tokens))
+    for factor in LARGER:
+        larger = replace(config, micro_batch_tokens=int(factor * config.micro_batch_tokens))
         more = plan_work(larger, shape, trees, conversations, gpus)
         needed = _needed(larger, shape, more.pack, shards).total
         if more.pack <= work.pack or needed > USABLE * gpu.memory * GIB:
             break
-        share = more.flops * work.balance / (work.flops * more.balance)
+        times = _timed(larger, shape, more) / more.balance, _timed(config, shape, work) / work.balance
+        share = times[0] / times[1]
         if share <= WORTH * (best[1] if best else 1.0):
             best = f"micro_batch_tokens: {larger.micro_batch_tokens}", share, needed / GIB
     return best
 
 
-def _recomputed(shape: Shape) -> float:
-    """What gradient checkpointing makes of a step's FLOPs: the layers' forward pass is done twice.
+def _timed(config: TrainConfig, shape: Shape, work: Work) -> float:
+    """A step's FLOPs as they cost time: with those that gradient checkpointing does twice, and AHEAD more a token.
 
-    It is a third of forward and backward where all weights are trained, half of it where none of the base is.
+    The layers' forward pass is a third of their products where all weights are trained, half where none of the base
+    is, and a third of attention.
     """
-    return 3 / 2 if shape.adapter else 4 / 3
+    ahead = AHEAD * sum(shape.flops.windows.values()) * work.computed
+    if not config.gradient_checkpointing:
+        return work.flops + ahead
+    again = shape.flops.per_token * work.computed / (2 if shape.adapter else 3)
+    return work.flops + ahead + again + (work.attention + ahead) / 3
 
 
 def _exchanged(config: TrainConfig, shape: Shape, work: Work, gpus: int, sharded: bool) -> float:

@@ -25,8 +25,9 @@ class Work:
 
     `tokens` are those of the conversations' trees, `computed` those that remain where conversations begin alike,
     `trained` the targets; `passes` are forward passes of one GPU, the largest of `pack` tokens with its padding, and
-    `fill` the share of all passes' tokens that is no padding. `flops` are those of all GPUs together, `balance` the
-    share of the time of the slowest GPU that the mean one is busy. `longest` is the longest path, in tokens.
+    `fill` the share of all passes' tokens that is no padding. `flops` are those of all GPUs together, `attention` what
+    pairs of tokens take of them, `balance` the share of the time of the slowest GPU that the mean one is busy.
+    `longest` is the longest path, in tokens.
     """
 
     conversations: int
@@ -38,6 +39,7 @@ class Work:
     pack: int
     fill: float
     flops: float
+    attention: float
     balance: float
     longest: int
 
@@ -54,6 +56,7 @@ def plan_work(config: TrainConfig, shape: Shape, trees: Sequence[TokenTree], con
     plans = [planner.plan(step) for step in sample]
     sizes = [padded_to(pack.size, FLEX_BLOCK) for plan in plans for pack in plan.packs]
     passes = float(np.mean([len(plan.ranks[0]) for plan in plans]))
+    packed = [pack.trees for plan in plans for pack in plan.packs]
     computed = float(np.mean([plan.tokens for plan in plans]))
     costs = np.array([[sum(planner.cost(p.trees) for p in rank) for rank in plan.ranks] for plan in plans])
     return Work(
@@ -65,7 +68,9 @@ def plan_work(config: TrainConfig, shape: Shape, trees: Sequence[TokenTree], con
         passes=passes * config.batch_size / size,
         pack=max(sizes),
         fill=computed * len(plans) / sum(sizes),
-        flops=float(np.mean([shape.flops.count(t for p in plan.packs for t in p.trees) for plan in plans]))
+        flops=sum(map(shape.flops.count, packed)) / len(plans) * config.batch_size / size,
+        attention=sum(shape.flops.attention(tree) for pack in packed for tree in pack)
+        / len(plans)
         * config.batch_size
         / size,
         balance=float(costs.mean(axis=1).sum() / max(costs.max(axis=1).sum(), 1e-9)),

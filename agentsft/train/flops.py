@@ -67,14 +67,15 @@ class Flops:
 
     def count(self, trees: Iterable[TokenTree]) -> float:
         """FLOPs of a forward and backward pass over `trees`."""
-        total = 0.0
-        for tree in trees:
-            rows = len(np.unique(tree.source))
-            seen = tree.position_ids.astype(np.int64) + 1
-            total += self.per_token * len(tree) + self.per_row * rows
-            for window, cost in self.windows.items():
-                total += cost * int(np.minimum(seen, window or len(tree)).sum())
-        return total
+        return sum(
+            self.per_token * len(tree) + self.per_row * len(np.unique(tree.source)) + self.attention(tree)
+            for tree in trees
+        )
+
+    def attention(self, tree: TokenTree) -> float:
+        """Those of attention alone."""
+        seen = tree.position_ids.astype(np.int64) + 1
+        return sum(cost * int(np.minimum(seen, window or len(tree)).sum()) for window, cost in self.windows.items())
 
 
 def _cost(parameter: nn.Parameter, config: Any) -> float:
