@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
+from agentsft.render.lookups import quicken
+
 RENDER_SECONDS = 10.0
 """A rendering takes milliseconds; one that takes longer than this is ended."""
 
@@ -54,94 +56,9 @@ def compile_template(text: str) -> Any:
         return operations[operator](left, right)
 
     environment.call_binop = call_binop
-    _quicken_attributes(environment)
+    quicken(environment)
     _take_alarms()
     return limited(lambda: environment.from_string(text))
-
-
-def _quicken_attributes(environment: Any) -> None:
-    """Let the sandbox decide once for each type and attribute, not at every access, which is most of a template's time.
-
-    Its decision looks at nothing else, as long as it is Jinja's own. A dict's keys, a loop's counters and a text's
-    methods are found as the sandbox would find them, with less ado.
-    """
-    from types import BuiltinMethodType
-
-    from jinja2.runtime import LoopContext
-    from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
-
-    if type(environment).is_safe_attribute is not ImmutableSandboxedEnvironment.is_safe_attribute:
-        return
-    decide = ImmutableSandboxedEnvironment.is_safe_attribute.__get__(environment)
-    known: dict[tuple[type, str], bool] = {}
-
-    def is_safe_attribute(obj: Any, attr: str, value: Any) -> bool:
-        key = (type(obj), attr)
-        if key not in known:
-            known[key] = decide(obj, attr, value)
-        return known[key]
-
-    environment.is_safe_attribute = is_safe_attribute
-    if type(environment).getattr is not SandboxedEnvironment.getattr:
-        return
-    look_up = SandboxedEnvironment.getattr.__get__(environment)
-    call_safely = SandboxedEnvironment.call.__get__(environment)
-    undefined = environment.undefined
-    of_dict = frozenset(dir(dict))
-    of_loop = frozenset({"first", "last", "index", "index0", "length"})
-    namespace = environment.globals.get("namespace")
-    plain = frozenset({str, int, bool, type(None)})
-    of_text = frozenset({"startswith", "endswith", "split", "strip", "lstrip", "rstrip", "replace"})
-
-    def get_attribute(obj: Any, attribute: str) -> Any:
-        kind = type(obj)
-        if kind is dict and attribute not in of_dict:
-            try:
-                return obj[attribute]
-            except KeyError:
-                return undefined(obj=obj, name=attribute)
-        if (kind is LoopContext and attribute in of_loop) or (kind is str and attribute in of_text):
-            return getattr(obj, attribute)
-        if kind is namespace:
-            value = obj._Namespace__attrs.get(attribute, obj)
-            if type(value) in plain and is_safe_attribute(obj, attribute, value):
-                return value
-        return look_up(obj, attribute)
-
-    def call(context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
-        if type(function) is BuiltinMethodType and type(function.__self__) is str and function.__name__ in of_text:
-            kwargs.pop("_loop_vars", None)
-            kwargs.pop("_block_vars", None)
-            return function(*args, **kwargs)
-        return call_safely(context, function, *args, **kwargs)
-
-    environment.code_generator_class = _look_up_in_place(environment.code_generator_class, of_dict, of_loop)
-    environment.getattr = get_attribute
-    if type(environment).call is SandboxedEnvironment.call:
-        environment.call = call
-
-
-def _look_up_in_place(generator: Any, of_dict: frozenset[str], of_loop: frozenset[str]) -> Any:
-    """A code generator that writes a look-up in a variable, `message.role` or `loop.index0`, as the look-up itself.
-
-    `get_attribute` would find the same, by a call for each of the dozens of look-ups of every message.
-    """
-    from jinja2 import nodes
-
-    def look_up(self: Any, node: Any, frame: Any) -> None:
-        of_variable = isinstance(node.node, nodes.Name) and node.node.ctx == "load" and not self.environment.is_async
-        name, key = frame.symbols.ref(node.node.name) if of_variable else "", node.attr
-        if of_variable and node.node.name == "loop" and key in of_loop:
-            self.write(f"({name}.{key} if type({name}) is LoopContext else ")
-        elif of_variable and key not in of_dict:
-            found = f"{name}[{key!r}] if {key!r} in {name} else environment.undefined(obj={name}, name={key!r})"
-            self.write(f"(({found}) if type({name}) is dict else ")
-        else:
-            return generator.visit_Getattr(self, node, frame)
-        generator.visit_Getattr(self, node, frame)
-        return self.write(")")
-
-    return type("InPlace", (generator,), {"visit_Getattr": look_up})
 
 
 def _check_operands(operator: str, left: Any, right: Any) -> None:
