@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from agentsft.errors import RowError
@@ -38,7 +39,8 @@ class Renderer:
         self._delimiters = token_pattern(traits.delimiters)
         stops = token_pattern(traits.stop_tokens).pattern
         self._stop = re.compile(stops)
-        self._tail = re.compile(rf"(?:(?:{stops})\s*)+\Z")
+        # Begins with a stop token, and not with a repeat: `re` looks for such a beginning many times faster.
+        self._tail = re.compile(rf"(?:{stops})\s*(?:(?:{stops})\s*)*\Z")
 
     def turns(self, conversation: Conversation, messages: Sequence[int]) -> list[RenderedTurn]:
         """The turns of the assistant messages with these indices, in order.
@@ -167,26 +169,28 @@ class Renderer:
     def _check_control_tokens(self, conversation: Conversation) -> None:
         if self.allow_control_tokens:
             return
-        for i, message in enumerate(conversation.messages):
-            for text in _texts(message):
-                if found := self._delimiters.search(text):
-                    raise RowError(
-                        "control_token",
-                        f"the text holds {found.group()!r}, which would be read as a control token: "
-                        "mend the row, or accept it with --control-tokens allow.",
-                        i,
-                    )
-        for text in _leaves(conversation.template_kwargs):
-            if found := self._delimiters.search(text):
+        messages = [list(_texts(message)) for message in conversation.messages]
+        kwargs, tools = _leaves(conversation.template_kwargs), _leaves(conversation.tools)
+        if not self._delimiters.search("".join(chain(*messages, kwargs, tools))):
+            return  # what no text holds even behind another, none holds alone
+        for i, texts in enumerate(messages):
+            if found := self._found_in(texts):
                 raise RowError(
                     "control_token",
-                    f"chat_template_kwargs hold {found.group()!r}; mend them or --control-tokens allow.",
+                    f"the text holds {found!r}, which would be read as a control token: "
+                    "mend the row, or accept it with --control-tokens allow.",
+                    i,
                 )
-        for text in _leaves(conversation.tools):
-            if found := self._delimiters.search(text):
-                raise RowError(
-                    "control_token", f"the tools hold {found.group()!r}; mend them or --control-tokens allow."
-                )
+        if found := self._found_in(kwargs):
+            raise RowError(
+                "control_token", f"chat_template_kwargs hold {found!r}; mend them or --control-tokens allow."
+            )
+        if found := self._found_in(tools):
+            raise RowError("control_token", f"the tools hold {found!r}; mend them or --control-tokens allow.")
+
+    def _found_in(self, texts: Iterable[str]) -> str | None:
+        """The first delimiter in any of the texts."""
+        return next((found.group() for text in texts if (found := self._delimiters.search(text))), None)
 
     def _check_content(self, message: Message, response: str, i: int) -> None:
         """Every text that the message brings must stand in its response, whole and in order of its kind."""
@@ -233,17 +237,23 @@ def _texts(message: Message) -> Iterator[str]:
         yield from _leaves(call.arguments)
 
 
-def _leaves(value: Any) -> Iterator[str]:
+def _leaves(value: Any) -> list[str]:
     """All texts in a JSON value, keys included."""
+    found: list[str] = []
+    _gather(value, found)
+    return found
+
+
+def _gather(value: Any, found: list[str]) -> None:
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
+        found.append(value)
+    elif isinstance(value, (dict, Mapping)):  # `dict` by itself is found faster
         for key, item in value.items():
-            yield str(key)
-            yield from _leaves(item)
+            found.append(str(key))
+            _gather(item, found)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _leaves(item)
+            _gather(item, found)
 
 
 def _holds(response: str, text: str) -> bool:
