@@ -26,11 +26,14 @@ from agentsft.data.fields import (
 from agentsft.errors import RowError, nearest
 from agentsft.types import Message
 
+DETAIL_FIELDS = ("training_detail", "train_detail")
 MESSAGE_FIELDS = ("messages", "conversations", "conversation")
 _READ = {
     *("role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name", "human", "assistant"),
     *(*REASONING_FIELDS, *TRAIN_FIELDS, *WEIGHT_FIELDS, *MEDIA_FIELDS),
 }
+_BESIDES = _READ - {"role", "from", "content", "value"} | {*DETAIL_FIELDS}
+"""A message with none of these has a role and a content, and nothing else that is read."""
 _REJECTED = ("rejected_response", "rejected_messages", "rejected")
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 _CALL = "call"
@@ -57,9 +60,6 @@ ROLES = {
 }
 
 
-DETAIL_FIELDS = ("training_detail", "train_detail")
-
-
 def read_messages(items: Sequence[Any], first: int = 0) -> tuple[Message, ...]:
     """The messages of a row, counted from `first`. Raises RowError with the index of the message at fault.
 
@@ -72,6 +72,9 @@ def read_messages(items: Sequence[Any], first: int = 0) -> tuple[Message, ...]:
         if not isinstance(raw, Mapping):
             raise malformed(f"The message is {kind(raw)}; it must be an object with role and content.", index)
         role = _role(raw, index)
+        if role != _CALL and _BESIDES.isdisjoint(raw) and isinstance(text := _content(raw), str):
+            messages.append(Message(role, text))
+            continue
         refuse_media(raw, index)
         if role == _CALL:
             calls = _call_message(raw, index)
@@ -97,10 +100,13 @@ def _role(raw: Mapping[str, Any], index: int) -> str:
     return role
 
 
-def _message(raw: Mapping[str, Any], role: str, index: int) -> list[Message]:
+def _content(raw: Mapping[str, Any]) -> Any:
     value = raw.get("content")
-    if value is None:
-        value = raw.get("value")
+    return raw.get("value") if value is None else value
+
+
+def _message(raw: Mapping[str, Any], role: str, index: int) -> list[Message]:
+    value = _content(raw)
     if detail := next((name for name in DETAIL_FIELDS if raw.get(name)), None):
         raise malformed(
             f"{detail} weighs characters one by one, which is not read; use train, weight or a table.", index
@@ -137,10 +143,7 @@ def _message(raw: Mapping[str, Any], role: str, index: int) -> list[Message]:
 
 def _call_message(raw: Mapping[str, Any], index: int) -> Message:
     """A message whose content is the JSON of one call or of a list, perhaps after a <think> block of its own."""
-    value = raw.get("content")
-    if value is None:
-        value = raw.get("value")
-    text = ""
+    value, text = _content(raw), ""
     if isinstance(value, str) and value.lstrip().startswith("<think>"):
         thought, end, value = value.partition("</think>")
         text = thought + end

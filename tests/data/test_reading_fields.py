@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsft.data.formats import to_conversation
+from agentsft.data.messages import ROLES, read_messages
 from agentsft.data.read import read_rows
 from agentsft.errors import RowError
 from agentsft.types import Message, ToolCall
@@ -286,3 +287,21 @@ def test_message_fields_that_nothing_reads_are_counted_and_known_or_empty_ones_a
     unread: Counter[str] = Counter()
     assert len(list(read_rows([str(path)], unread=unread))) == 7
     assert unread == {"timestamp": 3, "thougth": 2, "score": 1}
+
+
+@given(
+    st.sampled_from([("role", "content"), ("from", "value"), ("role", "value")]),
+    st.sampled_from([*ROLES, "tool-call", "?", None]),
+    st.none() | texts | st.lists(texts, max_size=2) | st.just('{"name": "f", "arguments": {}}'),
+    st.sampled_from([*SWITCHES, *WEIGHTS, "name", "tool_calls", "reasoning", "images", "training_detail"]),
+)
+def test_a_message_reads_as_it_does_with_an_empty_field_more(names, role, content, field):
+    plain = dict(zip(names, (role, content), strict=True))
+
+    def read(message):
+        try:
+            return read_messages([{"role": "user", "content": "q"}, message])
+        except RowError as error:
+            return error.reason, error.message
+
+    assert read(plain) == read({**plain, field: None})
