@@ -38,9 +38,9 @@ def tree_fault(tree: TokenTree, turns: Sequence[TurnIds], train_prompts: bool = 
     weigh more than 0, each predicted from the token before it. With `train_prompts`, further targets of weight 1 must
     lie outside the responses.
     """
-    paths = [np.arange(len(tree), dtype=np.int32)] if tree.is_chain else leaf_paths(tree)
+    paths = leaf_paths(tree)
     # Bytes compare many times faster than arrays of this size.
-    texts = [(tree.input_ids if tree.is_chain else tree.input_ids[path]).tobytes() for path in paths]
+    texts = [tree.input_ids[path].tobytes() for path in paths]
     width = tree.input_ids.itemsize
     before, own = [], []
     for number, turn in enumerate(turns):

@@ -25,12 +25,16 @@ class TurnIds:
 
 @dataclass(slots=True, eq=False)
 class _Node:
-    """A run of tokens without a fork. `at` is its first token's index in depth-first order, `depth` its depth."""
+    """A run of tokens without a fork.
+
+    `at` is its first token's index in depth-first order, `end` the index behind its subtree, `depth` its depth.
+    """
 
     ids: np.ndarray
     depth: int
     children: dict[int, _Node] = field(default_factory=dict)
     at: int = 0
+    end: int = 0
 
 
 def build_tree(turns: Sequence[TurnIds], train_prompts: bool = False) -> TokenTree:
@@ -43,39 +47,38 @@ def build_tree(turns: Sequence[TurnIds], train_prompts: bool = False) -> TokenTr
     paths = [np.concatenate([turn.prompt, turn.response]) for turn in turns]
     for ids in paths:
         _insert(root, ids)
-    input_ids, position_ids, subtree_end, parent = _lay_out(root)
+    runs, input_ids, position_ids, subtree_end = _lay_out(root)
 
-    source, token, weight, label = [], [], [], []
-    responded = np.zeros(len(input_ids), dtype=bool)
-    for turn, ids in zip(turns, paths, strict=True):
-        path = path_positions(root, ids)
-        start = len(turn.prompt)
-        responded[path[start:]] = True
-        kept = np.flatnonzero(turn.weight > 0)
-        source.append(path[start - 1 + kept])
-        token.append(turn.response[kept])
-        weight.append(turn.weight[kept])
-        label.append(turn.label[kept])
+    # Each response's positions, with the one before them.
+    ends = [path_positions(root, ids, max(len(turn.prompt) - 1, 0)) for turn, ids in zip(turns, paths, strict=True)]
+    source = [end[: len(turn.response)] for turn, end in zip(turns, ends, strict=True)]
+    weight = _joined([turn.weight for turn in turns], np.float32)
+    kept = weight > 0
+    targets = [
+        _joined(source, np.int32)[kept],
+        _joined([turn.response for turn in turns], np.int32)[kept],
+        weight[kept],
+        _joined([turn.label for turn in turns], np.int8)[kept],
+    ]
     if train_prompts:
-        rest = np.flatnonzero(~responded & (parent >= 0))
-        source.append(parent[rest])
-        token.append(input_ids[rest])
-        weight.append(np.ones(len(rest), np.float32))
-        label.append(np.full(len(rest), _PROMPT, np.int8))
-    return TokenTree(
-        input_ids,
-        position_ids,
-        subtree_end,
-        _joined(source, np.int32),
-        _joined(token, np.int32),
-        _joined(weight, np.float32),
-        _joined(label, np.int8),
-    )
+        parent = _parents(runs, len(input_ids))
+        outside = parent >= 0
+        for turn, end in zip(turns, ends, strict=True):
+            outside[end[len(end) - len(turn.response) :]] = False
+        rest = outside.nonzero()[0]
+        prompts = (
+            parent[rest],
+            input_ids[rest],
+            np.ones(len(rest), np.float32),
+            np.full(len(rest), _PROMPT, np.int8),
+        )
+        targets = [np.concatenate(pair) for pair in zip(targets, prompts, strict=True)]
+    return TokenTree(input_ids, position_ids, subtree_end, *targets)
 
 
 def leaves(tree: TokenTree) -> np.ndarray:
     """Positions of the tokens without successor, int64[l], ascending. The path to each is one sequence."""
-    return np.flatnonzero(tree.subtree_end == np.arange(1, len(tree) + 1))
+    return (tree.subtree_end == np.arange(1, len(tree) + 1)).nonzero()[0]
 
 
 def split_tokens(tree: TokenTree) -> int:
@@ -89,21 +92,22 @@ def leaf_paths(tree: TokenTree) -> list[np.ndarray]:
     A leaf's path holds every token whose subtree holds the leaf.
     """
     paths = []
-    for leaf in leaves(tree):
+    for leaf in leaves(tree).tolist():
         before = tree.subtree_end[: leaf + 1] > leaf
-        paths.append(np.flatnonzero(before).astype(np.int32))
+        paths.append(before.nonzero()[0].astype(np.int32))
     return paths
 
 
-def path_positions(root: _Node, ids: np.ndarray) -> np.ndarray:
-    """Where in depth-first order the tokens of a path lie that was inserted before."""
+def path_positions(root: _Node, ids: np.ndarray, first: int = 0) -> np.ndarray:
+    """Where in depth-first order the tokens of a path lie that was inserted before, from number `first` on."""
     positions, node, taken = [], root, 0
     while taken < len(ids):
         node = node.children[int(ids[taken])]
         count = min(len(node.ids), len(ids) - taken)
-        positions.append(np.arange(node.at, node.at + count, dtype=np.int32))
+        if taken + count > first:
+            positions.append(np.arange(node.at + max(first - taken, 0), node.at + count, dtype=np.int32))
         taken += count
-    return np.concatenate(positions) if positions else np.empty(0, np.int32)
+    return _joined(positions, np.int32)
 
 
 def _insert(root: _Node, ids: np.ndarray) -> None:
@@ -136,29 +140,40 @@ def common_length(a: np.ndarray, b: np.ndarray) -> int:
     return first if n and differ[first] else n
 
 
-def _lay_out(root: _Node) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """input_ids, position_ids, subtree_end and parent (-1 at a root), each int32[n], in depth-first order."""
-    runs: list[tuple[_Node, int]] = []
+def _lay_out(root: _Node) -> tuple[list[_Node], np.ndarray, np.ndarray, np.ndarray]:
+    """The runs in depth-first order, and input_ids, position_ids and subtree_end, each int32[n], in this order."""
+    runs: list[_Node] = []
     total = 0
-    stack = [(child, -1) for child in reversed(root.children.values())]
+    stack = [*reversed(root.children.values())]
     while stack:
-        node, parent = stack.pop()
+        node = stack.pop()
         node.at = total
-        runs.append((node, parent))
+        runs.append(node)
         total += len(node.ids)
-        stack += [(child, total - 1) for child in reversed(node.children.values())]
+        stack += reversed(node.children.values())
 
     subtree_end = np.empty(total, np.int32)
+    position_ids = np.arange(total, dtype=np.int32)
+    for node in reversed(runs):
+        behind = node.at + len(node.ids)
+        node.end = next(reversed(node.children.values())).end if node.children else behind
+        subtree_end[node.at : behind] = node.end
+        if node.at > node.depth:
+            position_ids[node.at : behind] -= node.at - node.depth
+    return runs, _joined([node.ids for node in runs], np.int32), position_ids, subtree_end
+
+
+def _parents(runs: list[_Node], total: int) -> np.ndarray:
+    """The index of each token's predecessor, int32[total]; -1 at a root."""
     parents = np.arange(-1, total - 1, dtype=np.int32)
-    position_ids = np.empty(total, np.int32)
-    for node, parent in reversed(runs):
-        last = max((int(subtree_end[child.at]) for child in node.children.values()), default=node.at + len(node.ids))
-        subtree_end[node.at : node.at + len(node.ids)] = last
-        position_ids[node.at : node.at + len(node.ids)] = np.arange(node.depth, node.depth + len(node.ids))
-        parents[node.at] = parent
-    input_ids = np.concatenate([node.ids for node, _ in runs]) if runs else np.empty(0, np.int32)
-    return input_ids, position_ids, subtree_end, parents
+    for node in runs:
+        if not node.depth:
+            parents[node.at] = -1
+        for child in node.children.values():
+            parents[child.at] = node.at + len(node.ids) - 1
+    return parents
 
 
 def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
-    return np.concatenate(parts).astype(dtype, copy=False) if parts else np.empty(0, dtype)
+    """The arrays of one `dtype` behind one another; one alone as it is."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, dtype)
