@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -43,19 +44,22 @@ class TokenBytes:
         if not texts:
             return []
         data = [text.encode() for text in texts]
+        counts = [len(one) for one in ids]
         every = np.concatenate(ids)
         lengths = self._lengths[every]
         ends = np.cumsum(lengths, dtype=np.int64)
-        joined = b"".join([self._table[number] for number in every.tolist()])
+        joined = b"".join(map(self._table.__getitem__, every.tolist()))
+        bases = np.concatenate([np.zeros(1, np.int64), ends])[[0, *accumulate(counts[:-1])]]
+        end = (ends - np.repeat(bases, counts)).astype(np.int32)
+        start = end - lengths
         out: list[tuple[np.ndarray, np.ndarray] | None] = []
-        first = byte = 0
-        for text, one, raw in zip(texts, ids, data, strict=True):
-            last = first + len(one)
-            end = (ends[first:last] - byte).astype(np.int32)
-            size = int(end[-1]) if len(one) else 0
+        first = 0
+        for text, raw, count, byte in zip(texts, data, counts, bases.tolist(), strict=True):
+            own = slice(first, first + count)
+            size = int(end[own][-1]) if count else 0
             same = size == len(raw) and joined.startswith(raw, byte)
-            out.append(_in_characters(end - lengths[first:last], end, text, raw) if same else None)
-            first, byte = last, byte + size
+            out.append(_in_characters(start[own], end[own], text, raw) if same else None)
+            first += count
         return out
 
 

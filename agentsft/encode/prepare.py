@@ -33,7 +33,8 @@ class _Draft:
     row: Row
     conversation: Conversation
     turns: list[Turn]
-    chunks: list[list[str]]
+    prompts: list[tuple[int, list[str]]]
+    responses: list[list[str]]
     skipped: int
 
 
@@ -122,12 +123,13 @@ class Preparer:
     def _texts(self, drafts: list[_Draft | Example]) -> list[str]:
         """What there is to encode, in chunks."""
         good = [draft for draft in drafts if isinstance(draft, _Draft)]
-        prompts = [chunk for draft in good for chunks in draft.chunks for chunk in chunks]
-        return prompts + self.encoder.response_chunks([turn for draft in good for turn in draft.turns])
+        prompts = [chunk for draft in good for _, chunks in draft.prompts for chunk in chunks]
+        return prompts + [chunk for draft in good for chunks in draft.responses for chunk in chunks]
 
     def _examples(self, drafts: list[_Draft | Example]) -> Iterator[Example]:
-        turns = [turn for draft in drafts if isinstance(draft, _Draft) for turn in draft.turns]
-        targets = iter(self._targets(turns))
+        good = [draft for draft in drafts if isinstance(draft, _Draft)]
+        chunks = [chunks for draft in good for chunks in draft.responses]
+        targets = iter(self._targets([turn for draft in good for turn in draft.turns], chunks))
         for draft in drafts:
             if isinstance(draft, _Draft):
                 example = self._example(draft, list(islice(targets, len(draft.turns))))
@@ -135,8 +137,8 @@ class Preparer:
                 example = draft
             yield with_loss_counted(example, self.tokenizer.backend_tokenizer, self.loss_scale.base, self.mask_history)
 
-    def _targets(self, turns: list[Turn]) -> list[_Targets]:
-        encoded = self.encoder.encode_responses(turns)
+    def _targets(self, turns: list[Turn], chunks: list[list[str]]) -> list[_Targets]:
+        encoded = self.encoder.encode_responses(turns, chunks)
         faults = [span_fault(turn) for turn in turns]
         spans = [
             (len(turn.response), () if fault else turn.spans, turn.suffix_weight)
@@ -162,20 +164,23 @@ class Preparer:
         except RowError as error:
             return _refused(row, error)
         turns = [self._weighed(conversation, turn, trained.get(turn.message, 0.0)) for turn in rendered]
-        return _Draft(row, conversation, turns, self._chunked(turns), len(chosen) - len(turns))
+        responses = [self.encoder.response_chunks(turn) for turn in turns]
+        return _Draft(row, conversation, turns, self._prompts(turns), responses, len(chosen) - len(turns))
 
     def _weighed(self, conversation: Conversation, turn: RenderedTurn, override: float | None) -> Turn:
         query = query_of(conversation.messages, turn.message)
         spans, suffix_weight = response_spans(self.loss_scale, turn.response, query, override)
         return Turn(turn.message, turn.prompt, turn.response, turn.suffix, spans, suffix_weight)
 
-    def _chunked(self, turns: list[Turn]) -> list[list[str]]:
-        """Each prompt's chunks, cut anew only behind what it shares with the one before."""
-        out: list[list[str]] = []
-        text = ""
+    def _prompts(self, turns: list[Turn]) -> list[tuple[int, list[str]]]:
+        """How many chunks each prompt shares with the one before, and those behind them."""
+        out, text = [], ""
+        chunks: list[str] = []
         for turn in turns:
-            out.append(self.encoder.chunks_after(text, out[-1] if out else [], turn.prompt))
+            kept, own = self.encoder.chunks_after(text, chunks, turn.prompt)
+            chunks[kept:] = own
             text = turn.prompt
+            out.append((kept, own))
         return out
 
     def _example(self, draft: _Draft, targets: list[_Targets]) -> Example:
@@ -184,7 +189,8 @@ class Preparer:
         turns: list[Turn] = []
         lost: Refusal | None = None
         lost_tokens = straddling = 0
-        for turn, chunks, target in zip(draft.turns, draft.chunks, targets, strict=True):
+        prompts = self.encoder.ids_in_turn(draft.prompts)
+        for turn, prompt, target in zip(draft.turns, prompts, targets, strict=True):
             if target.altered:
                 detail = (
                     "the tokenizer does not give this response back when its ids are decoded; clean its characters."
@@ -192,7 +198,6 @@ class Preparer:
                 return _refused(row, RowError("content_altered", detail, turn.message))
             if target.fault:
                 return _refused(row, _unproven(f"its weights do not fit the response: {target.fault}", turn.message))
-            prompt = self.encoder.ids_of(chunks)
             length = len(prompt) + len(target.ids)
             if self.max_length is not None and length > self.max_length:
                 lost = lost or self._too_long(row, turn.message, length)

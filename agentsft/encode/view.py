@@ -153,10 +153,10 @@ class _Offsets:
 
     def behind(self, leaf: Turn, shared: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Characters [start, end), int64[length - shared] each, of the path's tokens behind the first `shared`."""
-        chunks = self._encoder.chunks_after(self._text, self._chunks, leaf.prompt)
-        self._text, self._chunks = leaf.prompt, chunks
+        kept, own_chunks = self._encoder.chunks_after(self._text, self._chunks, leaf.prompt)
+        self._text, self._chunks = leaf.prompt, [*self._chunks[:kept], *own_chunks]
         parts, tokens, at = [], 0, 0
-        for chunk in chunks:
+        for chunk in self._chunks:
             count = len(self._encoder.ids_of([chunk]))
             if tokens + count > shared:
                 parts.append(self._of(chunk)[max(shared - tokens, 0) :] + at)

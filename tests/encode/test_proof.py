@@ -136,8 +136,8 @@ def test_a_tokenizer_whose_ids_are_another_text_is_refused(
         spoiled._bytes = None
     good = preparer.encoder._response_ids
 
-    def bad(texts: list[str]) -> list[np.ndarray]:
-        return [np.array(IDS[name](ids.tolist()), dtype=np.int32) for ids in good(texts)]
+    def bad(texts: list[str], chunks: list[list[str]]) -> list[np.ndarray]:
+        return [np.array(IDS[name](ids.tolist()), dtype=np.int32) for ids in good(texts, chunks)]
 
     monkeypatch.setattr(spoiled, "_response_ids", bad)
     monkeypatch.setattr(preparer.encoder, "encode_responses", spoiled.encode_responses)
