@@ -24,7 +24,7 @@ def test_what_the_first_steps_leave_is_set_aside_until_the_end_and_their_garbage
         assert not any(one is stays for one in gc.get_objects())
         later, frozen = Thing(), gc.get_freeze_count()
         garbage.after_step()
-        assert gc.get_freeze_count() == frozen
+        assert gc.get_freeze_count() <= frozen  # fewer where something that was set aside is no longer held
         assert any(one is later for one in gc.get_objects())
     assert gc.get_freeze_count() == 0
     assert any(one is stays for one in gc.get_objects())
