@@ -28,7 +28,13 @@ from agentsft.train.tail import find_tail
 from tests.batch.trees import random_tree
 from tests.train.tiny import tiny_model
 
-HIDDEN, INNER, TOKENS = 32, 96, 40
+HIDDEN, INNER, TOKENS, RANK = 32, 96, 40, 4
+
+
+@pytest.fixture
+def nothing_cached() -> Iterator[None]:
+    with inductor.patch(fx_graph_cache=False), partitioner.patch(enable_autograd_cache=False):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -145,9 +151,9 @@ def test_a_layer_is_not_cut_into_pieces_under_ddp(monkeypatch: pytest.MonkeyPatc
     assert cuts == []
 
 
+@pytest.mark.usefixtures("nothing_cached")
 def test_gradients_of_weights_are_written_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = []
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
     save_less()
     plain = inductor.joint_custom_post_pass
     assert plain is not None
@@ -163,6 +169,55 @@ def test_gradients_of_weights_are_written_in_float32(monkeypatch: pytest.MonkeyP
     assert sum(value.dtype == torch.float32 and set(value.shape) == {HIDDEN, INNER} for value in outputs) == 3
     whole_gradients(graph, device="cpu")
     assert products(graph) == {"default": 6, "dtype": 3}
+
+
+@pytest.mark.usefixtures("nothing_cached")
+def test_an_adapters_scaling_makes_no_second_copy_of_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+
+    def gradients(compiled: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(1)
+        lora = LoraConfig(target_modules="all-linear", r=RANK, lora_alpha=12, init_lora_weights=False)
+        model = get_peft_model(tiny_model("qwen3"), lora)
+        if compiled:
+            compile_layers(model)
+            custom = inductor.joint_custom_post_pass
+            assert custom is not None
+            plain = type(custom).__call__
+            monkeypatch.setattr(
+                type(custom), "__call__", lambda self, graph: (before(graph), plain(self, graph), graphs.append(graph))
+            )
+        hidden = model.get_base_model().model(torch.arange(256)[None] % 50).last_hidden_state
+        (hidden * torch.linspace(-1, 1, hidden.shape[-1])).sum().backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    def before(graph: fx.Graph) -> None:
+        scaled.append(len(scalings(graph)))
+
+    graphs: list[fx.Graph] = []
+    scaled: list[int] = []
+    ours, expected = gradients(compiled=True), gradients(compiled=False)
+    assert set(scaled) == {7}  # the linear layers of a decoder layer
+    assert [scalings(graph) for graph in graphs] == [[]] * len(graphs)
+    assert ours.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=name)
+
+
+def scalings(graph: fx.Graph) -> list[fx.Node]:
+    """Products of a layer's width with one number that are there for matrix products alone."""
+    found = []
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.mul.Tensor):
+        readers = [user for view in node.users for user in (view.users if "view" in str(view.target) else [view])]
+        numbers = [arg for arg in node.args if isinstance(arg, fx.Node) and arg.meta["val"].ndim == 0]
+        wide = node.meta["val"].shape[-1] > RANK
+        if (
+            wide
+            and numbers
+            and readers
+            and all("mm" in str(user.target) or "permute" in str(user.target) for user in readers)
+        ):
+            found.append(node)
+    return found
 
 
 def copied(graph: fx.Graph) -> fx.Graph:
