@@ -104,9 +104,11 @@ def activation_bytes(shape: Shape) -> int:
 def layer_gradient_bytes(shape: Shape) -> int:
     """Bytes of a token's gradients within a layer where they are largest, in bfloat16: in the feed-forward layer.
 
-    Those of its product, gate and up, of its output and of its input; and the product, which is computed again.
+    Those of its product, gate and up, of its output and of its input; and the product, which is computed again. An
+    adapter has a part of its own in the product's gradient, added up later.
     """
-    return 2 * (4 if shape.gated else 3) * shape.intermediate + 4 * shape.hidden
+    wide = (4 if shape.gated else 3) + (1 if shape.adapter else 0)
+    return 2 * wide * shape.intermediate + 4 * shape.hidden
 
 
 def loss_bytes(shape: Shape) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,10 +30,9 @@ def attention_fault(model: Any, attention: Attention, own: str) -> str:
     rows = attention.mode == "rows"
     together = batch_of(model, Pack(tuple(pieces if rows else trees), rows), attention)
     alone = [batch_of(model, Pack((piece,), rows=True), Attention("rows", model.device)) for piece in pieces]
-    implementation, training = model.config._attn_implementation, model.training
-    model.eval()
+    implementation = model.config._attn_implementation
     try:
-        with torch.no_grad():
+        with evaluating(model):
             ours = _hidden(model, together, attention)
             model.set_attn_implementation(own)
             theirs: dict[int, torch.Tensor] = {}
@@ -50,7 +51,6 @@ def attention_fault(model: Any, attention: Attention, own: str) -> str:
         return f"it fails with {type(error).__name__} ({' '.join(str(error).split())[:200]})"
     finally:
         model.set_attn_implementation(implementation)
-        model.train(training)
     if apart <= tolerance(model):
         return ""
     return f"a small token tree and its paths differ by {apart:.1e} of the largest hidden state"
@@ -60,21 +60,29 @@ def head_fault(model: Any) -> str:
     """Why `Head` may not stand for the model's own way to logits, or ''."""
     rows = Attention("rows", model.device)
     batch = batch_of(model, Pack((forest(model)[1],), rows=True), rows)
-    training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model):
             theirs = model_logits(model, batch, rows).float()
             ours = Head(model)(decode(model.get_decoder(), batch, rows).flatten(0, 1)[batch.rows]).float()
     except Exception as error:  # a model without such parts
         return f"it fails with {type(error).__name__} ({' '.join(str(error).split())[:200]})"
-    finally:
-        model.train(training)
     if ours.shape == theirs.shape and (apart := difference(ours, theirs)) <= tolerance(model):
         return ""
     return "its logits are not those of the output embeddings" + (
         f" (they differ by {apart:.1e} of the largest)" if ours.shape == theirs.shape else ""
     )
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Without dropout and gradients; afterwards the model is in the mode it was in."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 def batch_of(model: Any, pack: Pack, attention: Attention) -> MicroBatch:

@@ -13,7 +13,7 @@ from agentsft.batch.pack import Pack
 from agentsft.train.attention import Attention
 from agentsft.train.model import decoder_layers
 from agentsft.train.module import PLACES, decode
-from agentsft.train.probe import batch_of, difference, forest, tolerance
+from agentsft.train.probe import batch_of, difference, evaluating, forest, tolerance
 
 
 class Tail:
@@ -87,20 +87,15 @@ def find_tail(model: Any) -> Tail | None:
     """A tail of `model`, a Transformers model, that gives the hidden states of all rows; None where there is none."""
     rows = Attention("rows", model.device)
     batch = batch_of(model, Pack((forest(model)[1],), rows=True), rows)
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            norm, whole = _last_module(model.get_decoder(), batch)
-            if norm is None:
-                return None
-            for feed_forward in dict.fromkeys((last_feed_forward(model), None)):
-                tail = Tail(model.get_decoder(), norm, feed_forward)
-                if _agrees(model, batch, whole):
-                    return tail
-                tail.remove()
-    finally:
-        model.train(training)
+    with evaluating(model):
+        norm, whole = _last_module(model.get_decoder(), batch)
+        if norm is None:
+            return None
+        for feed_forward in dict.fromkeys((last_feed_forward(model), None)):
+            tail = Tail(model.get_decoder(), norm, feed_forward)
+            if _agrees(model, batch, whole):
+                return tail
+            tail.remove()
     return None
 
 
