@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, GptOssConfig, Qwen3MoeConfig
 
 from agentsft.batch.collate import collate
 from agentsft.batch.pack import Pack
@@ -19,7 +20,7 @@ from agentsft.train.module import LossModule, base_model, decode
 from agentsft.train.tail import find_tail, last_feed_forward
 from agentsft.types import TokenTree
 from tests.batch.trees import random_tree
-from tests.train.tiny import CONFIGS, tiny_model
+from tests.train.tiny import CONFIGS, SHAPE, tiny_model
 
 
 def trees(number: int = 3) -> list[TokenTree]:
@@ -44,6 +45,25 @@ def test_every_tiny_model_has_a_tail(name: str) -> None:
     tail = find_tail(model)
     assert tail is not None
     assert tail.feed_forward is last_feed_forward(model)
+
+
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("config", "feed_forward"),
+    [
+        (GPTNeoXConfig(**SHAPE), True),  # attention and feed-forward part side by side
+        (Qwen3MoeConfig(**SHAPE | EXPERTS), True),
+        (GptOssConfig(**SHAPE | EXPERTS, head_dim=16), False),  # its experts give more than a tensor
+    ],
+)
+def test_other_architectures_have_as_much_of_a_tail_as_is_exact(config: Any, feed_forward: bool) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    tail = find_tail(model)
+    assert tail is not None
+    assert (tail.feed_forward is not None) == feed_forward
 
 
 @pytest.mark.parametrize("way", ["plain", "checkpointed", "blocks", "lora"])
