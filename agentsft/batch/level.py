@@ -41,12 +41,13 @@ def level(ranks: list[list[Bin]], pair_cost: float, fill: int) -> list[list[Bin]
     """`ranks` of bins with the costs of the ranks evened out: the same conversations in other places.
 
     `pair_cost` is what a pair of tokens costs in attention, as a share of what a token costs elsewhere. No bin becomes
-    larger than the largest was, or than `fill` tokens where ranks would stay uneven otherwise.
+    larger than `fill` tokens, nor than the largest was, unless ranks would stay uneven. A path longer than that stays
+    in a bin of its own.
     """
     if len(ranks) < 2 or not all(ranks):
         return ranks
     places = _Places(ranks, pair_cost)
-    for room, close in ((places.sizes[0].max(), CLOSE), (fill, UNEVEN)):
+    for room, close in ((min(places.sizes[0].max(), fill), CLOSE), (fill, UNEVEN)):
         places.room = room
         for _ in range(CHANGES):
             if not places.change(close):

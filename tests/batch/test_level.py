@@ -74,3 +74,14 @@ def test_a_rank_does_at_most_a_percent_more_than_the_mean(world: int) -> None:
     planner = Planner(budget=600, fill=600, world=world, pair_cost=PAIR_COST, share=True)
     costs = [sum(planner.cost(pack.trees) for pack in rank) for rank in planner.plan(trees).ranks]
     assert max(costs) < 1.01 * np.mean(costs)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 4))
+def test_a_path_longer_than_a_pack_makes_no_room_for_others(seed: int, world: int) -> None:
+    random = np.random.default_rng(seed)
+    trees = [random_tree(random, int(n), branching=0.0) for n in (160, *random.integers(5, 100, 3 * world))]
+    plan = Planner(budget=100, fill=100, world=world, pair_cost=PAIR_COST, share=True).plan(trees)
+    sizes = [[len(tree) for tree in pack.trees] for pack in plan.packs]
+    assert [160] in sizes
+    assert all(sum(pack) <= 100 for pack in sizes if pack != [160])
