@@ -60,7 +60,7 @@ def _by_token(tokens: list[int], places: torch.Tensor, hidden: torch.Tensor) -> 
 
 def merged(some: States, others: States) -> States:
     """The states of both, those of `some` where a token is in both."""
-    return [other | one for one, other in zip(some, others, strict=True)] if some else others
+    return [other | one for one, other in zip(some, others, strict=True)]
 
 
 def layers_agree(ours: States, theirs: States) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,21 +40,16 @@ def attention_fault(model: Any, attention: Attention, own: str) -> str:
             for batch in alone:
                 theirs |= _hidden(model, batch, Attention("rows", model.device))
             apart = difference(torch.stack([ours[token] for token in theirs]), torch.stack(list(theirs.values())))
-            # What 16 bits round adds up over many layers, so these are then compared one by one.
-            if apart > tolerance(model) and model.dtype != torch.float32:
-                states: States = []
-                for batch in alone:
-                    states = merged(states, _states(model, batch, Attention("rows", model.device)))
+            agree = apart <= tolerance(model)
+            if not agree and model.dtype != torch.float32:  # what 16 bits round adds up over many layers
+                states = functools.reduce(merged, [_states(model, b, Attention("rows", model.device)) for b in alone])
                 model.set_attn_implementation(implementation)
-                if layers_agree(_states(model, together, attention, states), states):
-                    return ""
+                agree = layers_agree(_states(model, together, attention, states), states)
     except Exception as error:  # whatever a model's code may raise
         return f"it fails with {type(error).__name__} ({' '.join(str(error).split())[:200]})"
     finally:
         model.set_attn_implementation(implementation)
-    if apart <= tolerance(model):
-        return ""
-    return f"a small token tree and its paths differ by {apart:.1e} of the largest hidden state"
+    return "" if agree else f"a small token tree and its paths differ by {apart:.1e} of the largest hidden state"
 
 
 def head_fault(model: Any) -> str:
