@@ -56,7 +56,7 @@ def plan_work(config: TrainConfig, shape: Shape, trees: Sequence[TokenTree], con
     plans = [planner.plan(step) for step in sample]
     sizes = [padded_to(pack.size, FLEX_BLOCK) for plan in plans for pack in plan.packs]
     passes = float(np.mean([len(plan.ranks[0]) for plan in plans]))
-    packed = [pack.trees for plan in plans for pack in plan.packs]
+    packed = [tree for plan in plans for pack in plan.packs for tree in pack.trees]
     computed = float(np.mean([plan.tokens for plan in plans]))
     costs = np.array([[sum(planner.cost(p.trees) for p in rank) for rank in plan.ranks] for plan in plans])
     return Work(
@@ -68,11 +68,8 @@ def plan_work(config: TrainConfig, shape: Shape, trees: Sequence[TokenTree], con
         passes=passes * config.batch_size / size,
         pack=max(sizes),
         fill=computed * len(plans) / sum(sizes),
-        flops=sum(map(shape.flops.count, packed)) / len(plans) * config.batch_size / size,
-        attention=sum(shape.flops.attention(tree) for pack in packed for tree in pack)
-        / len(plans)
-        * config.batch_size
-        / size,
+        flops=shape.flops.count(packed) / len(plans) * config.batch_size / size,
+        attention=sum(map(shape.flops.attention, packed)) / len(plans) * config.batch_size / size,
         balance=float(costs.mean(axis=1).sum() / max(costs.max(axis=1).sum(), 1e-9)),
         longest=max(int(tree.position_ids.max()) + 1 for tree in trees),
     )
