@@ -11,7 +11,7 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from agentsft.batch.collate import MicroBatch
-from agentsft.train.flash import flash_tree_attention
+from agentsft.train import flash
 
 NAME = "agentsft"
 """The name under which `tree_attention` is registered with Transformers."""
@@ -64,7 +64,7 @@ class Attention:
         if self._block_mask is not None:
             assert batch.dfs is not None
             blocks = {"attention_mask": self._block_mask(batch.dfs, batch.subtree_end)}
-            return blocks | ({"tree_places": (batch.dfs, batch.subtree_end)} if self.flash else {})
+            return blocks | ({"tree_places": flash.tree_places(batch)} if self.flash else {})
         if len(batch.spans) <= 1 and all(chain for *_, chain in batch.spans):
             return {"attention_mask": None}
         if self.mode == "sdpa":
@@ -123,7 +123,7 @@ def tree_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | BlockMask | None,
     tree_spans: tuple[tuple[int, torch.Tensor | None], ...] = (),
-    tree_places: tuple[torch.Tensor, torch.Tensor] | None = None,
+    tree_places: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention of one layer as Transformers calls it. query, key, value [b, heads, n, d]; gives [b, n, heads, d]."""
@@ -133,7 +133,7 @@ def tree_attention(
         plain = all(kwargs.get(name) is None for name in ("softcap", "s_aux", "position_bias"))
         if tree_places is not None and plain and value.dtype != torch.float32:
             scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-            return flash_tree_attention(query, key, value, attention_mask, tree_places, scale), None
+            return flash.flash_tree_attention(query, key, value, attention_mask, tree_places, scale), None
         whole_blocks(query)
         return flex_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if not tree_spans:

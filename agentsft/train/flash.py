@@ -1,7 +1,7 @@
 """Attention on token trees by FlashAttention-4's block-sparse kernels, for bfloat16 and float16 on Hopper and newer.
 
-An optional extra. The blocks are those of flex attention's block mask; inside a partly visible block the kernels ask
-`visible` of each pair, as flex attention does.
+An optional extra. The blocks are those of flex attention's block mask; inside a block that is visible in part the
+kernels mask each pair (`agentsft.train.flash_mask`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,13 @@ from typing import Any
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 
+from agentsft.batch.collate import MicroBatch
+
 HEAD_DIM = 128
 """The largest head that the kernels are used for."""
+
+BLOCK = 128
+"""The kernels work on blocks of so many queries and keys; a pack must be whole blocks."""
 
 
 def obstacle(device: torch.device, head_dim: int, dtype: torch.dtype) -> str:
@@ -34,22 +39,30 @@ def obstacle(device: torch.device, head_dim: int, dtype: torch.dtype) -> str:
     return ""
 
 
+def tree_places(batch: MicroBatch) -> torch.Tensor:
+    """What the kernels know of each place of a pack of trees, int64[n]: its depth-first index and, 32 bits above, how
+    many tokens its subtree has."""
+    assert batch.dfs is not None
+    assert batch.subtree_end is not None
+    return (batch.subtree_end - batch.dfs).to(torch.int64) << 32 | batch.dfs
+
+
 def flash_tree_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     mask: BlockMask,
-    places: tuple[torch.Tensor, torch.Tensor],
+    places: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
     """Attention of query, key, value [b, heads, n, d] where `mask` allows it: [b, n, heads, d], differentiable.
 
-    `places` are the depth-first index and the subtree_end of each place, int32[n] each.
+    n is whole blocks of `BLOCK`; `places` are those of `tree_places`.
     """
     heads_last = (tensor.transpose(1, 2) for tensor in (query, key, value))
     forward = (mask.kv_num_blocks, mask.kv_indices, mask.full_kv_num_blocks, mask.full_kv_indices)
     backward = (mask.q_num_blocks, mask.q_indices, mask.full_q_num_blocks, mask.full_q_indices)
-    out, _ = _attend(*heads_last, *places, *forward, *backward, scale)
+    out, _ = _attend(*heads_last, places, *forward, *backward, scale)
     return out
 
 
@@ -58,8 +71,7 @@ def _attend(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    dfs: torch.Tensor,
-    end: torch.Tensor,
+    places: torch.Tensor,
     kv_count: torch.Tensor,
     kv_index: torch.Tensor,
     full_kv_count: torch.Tensor,
@@ -70,12 +82,14 @@ def _attend(
     full_q_index: torch.Tensor,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    if q.shape[1] % BLOCK:
+        raise ValueError(f"{q.shape[1]} tokens are not whole blocks of {BLOCK}.")
     forward, _, blocks, mask_mod = _kernels()
     out, lse, *_ = forward(
         *(_dense(tensor) for tensor in (q, k, v)),
         softmax_scale=scale,
         mask_mod=mask_mod,
-        aux_tensors=[dfs, end],
+        aux_tensors=[places],
         block_sparse_tensors=blocks(kv_count, kv_index, full_kv_count, full_kv_index),
         return_lse=True,
     )
@@ -96,8 +110,7 @@ def _attend_backward(
     v: torch.Tensor,
     out: torch.Tensor,
     lse: torch.Tensor,
-    dfs: torch.Tensor,
-    end: torch.Tensor,
+    places: torch.Tensor,
     q_count: torch.Tensor,
     q_index: torch.Tensor,
     full_q_count: torch.Tensor,
@@ -119,7 +132,7 @@ def _attend_backward(
         dk=d_k,
         dv=d_v,
         mask_mod=mask_mod,
-        aux_tensors=[dfs, end],
+        aux_tensors=[places],
         block_sparse_tensors=blocks(q_count, q_index, full_q_count, full_q_index),
     )
     return d_q, d_k, d_v
@@ -133,12 +146,12 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    q, k, v, dfs, end, *blocks, ctx.scale = inputs
-    ctx.save_for_backward(q, k, v, *output, dfs, end, *blocks[4:])
+    q, k, v, places, *blocks, ctx.scale = inputs
+    ctx.save_for_backward(q, k, v, *output, places, *blocks[4:])
 
 
 def _backward(ctx: Any, d_out: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    return *_attend_backward(d_out, *ctx.saved_tensors, ctx.scale), *(None,) * 11
+    return *_attend_backward(d_out, *ctx.saved_tensors, ctx.scale), *(None,) * 10
 
 
 _attend.register_autograd(_backward, setup_context=_keep)
@@ -153,13 +166,16 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 def _kernels() -> tuple[Any, Any, Any, Any]:
     """The library's forward and backward, block_size-aware block lists, and our mask in its language."""
     find_cutlass()
+    from flash_attn.cute import flash_bwd_sm90, flash_fwd_sm90
     from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
     from flash_attn.cute.interface import _flash_attn_bwd, _flash_attn_fwd
 
-    from agentsft.train.flash_mask import visible
+    from agentsft.train.flash_mask import TreeMask, visible
+
+    flash_bwd_sm90.AttentionMask = flash_fwd_sm90.AttentionMask = TreeMask
 
     def blocks(*lists: torch.Tensor) -> Any:
-        return BlockSparseTensorsTorch(*lists, block_size=(128, 128))
+        return BlockSparseTensorsTorch(*lists, block_size=(BLOCK, BLOCK))
 
     return _flash_attn_fwd, _flash_attn_bwd, blocks, visible
 

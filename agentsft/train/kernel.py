@@ -11,7 +11,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from agentsft.batch.collate import MicroBatch
 from agentsft.train.attention import Attention, whole_blocks
-from agentsft.train.flash import flash_tree_attention, obstacle
+from agentsft.train.flash import flash_tree_attention, obstacle, tree_places
 
 TOLERANCE = 2e-2
 """How far outputs and gradients may lie apart, as a share of their norm; bfloat16 rounds to 4e-3."""
@@ -36,7 +36,7 @@ def choose_kernel(attention: Attention, config: Any, dtype: torch.dtype, batches
     try:
         for batch in batches:
             mask = attention.arguments(batch)["attention_mask"]
-            found.append(_run(mask, (batch.dfs, batch.subtree_end), heads, key_heads, head_dim, dtype))
+            found.append(_run(mask, tree_places(batch), heads, key_heads, head_dim, dtype))
     except Exception as error:  # whatever a library of pre-releases may raise
         cause = " ".join(str(error).split())[:200]
         return f"Attention: flex attention by Triton; comparing it with FlashAttention-4 failed ({cause})."
@@ -51,10 +51,10 @@ def choose_kernel(attention: Attention, config: Any, dtype: torch.dtype, batches
 
 
 def _run(
-    mask: BlockMask, places: Any, heads: int, key_heads: int, head_dim: int, dtype: torch.dtype
+    mask: BlockMask, places: torch.Tensor, heads: int, key_heads: int, head_dim: int, dtype: torch.dtype
 ) -> tuple[float, float, float]:
     """Milliseconds of FlashAttention-4 and of Triton on random numbers, and how far their results lie apart."""
-    device, n = places[0].device, len(places[0])
+    device, n = places.device, len(places)
     generator = torch.Generator(device).manual_seed(0)
 
     def random(count: int) -> torch.Tensor:

@@ -10,8 +10,8 @@ from transformers import LlamaConfig
 from agentsft.batch.collate import MicroBatch, collate
 from agentsft.batch.pack import Pack
 from agentsft.train import kernel
-from agentsft.train.attention import FLEX_BLOCK, Attention, dense_mask
-from agentsft.train.flash import flash_tree_attention, obstacle
+from agentsft.train.attention import FLEX_BLOCK, Attention, dense_mask, visible
+from agentsft.train.flash import flash_tree_attention, obstacle, tree_places
 from tests.batch.trees import random_tree
 
 CONFIG = LlamaConfig(hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=64)
@@ -63,6 +63,16 @@ def test_without_the_kernels_the_reason_is_said() -> None:
     assert "GPUs" in obstacle(torch.device("cpu"), 128, torch.bfloat16)
 
 
+def test_what_the_kernels_know_of_places_is_the_mask_of_trees() -> None:
+    batch = batch_on(torch.device("cpu"))
+    assert batch.dfs is not None
+    assert batch.subtree_end is not None
+    places = tree_places(batch)
+    behind = (batch.dfs[:, None] - places[None, :]) % 2**32  # of 32 bits, without a sign, as in the kernels
+    seen = visible(batch.dfs[:, None], batch.dfs[None, :], batch.subtree_end[None, :])
+    assert torch.equal(behind < places >> 32, seen)
+
+
 @pytest.mark.usefixtures("cuda")
 def test_flash_attention_computes_the_mask_of_trees_as_float32_does() -> None:
     device = torch.device("cuda")
@@ -82,7 +92,7 @@ def test_flash_attention_computes_the_mask_of_trees_as_float32_does() -> None:
         inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in (q, k, v)]
         if dtype == torch.bfloat16:
             blocks = attention.arguments(batch)["attention_mask"]
-            out = flash_tree_attention(*inputs, blocks, (batch.dfs, batch.subtree_end), 64**-0.5)
+            out = flash_tree_attention(*inputs, blocks, tree_places(batch), 64**-0.5)
         else:
             keys, values = (tensor.repeat_interleave(2, 1) for tensor in inputs[1:])
             scores = (inputs[0] @ keys.transpose(2, 3) * 64**-0.5).masked_fill(~mask, -torch.inf)
