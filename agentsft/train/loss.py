@@ -56,18 +56,21 @@ def chunk_rows(head: Head, device: torch.device) -> int:
 
 
 def chunked_loss(
-    head: Head, hidden: torch.Tensor, batch: MicroBatch, chunk: int, compiled: bool = False
+    head: Head, hidden: torch.Tensor, batch: MicroBatch, chunk: int, compiled: bool = False, scale: float | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum of weight * nll over the batch's targets, and the detached sum of nll by label, float32[GROUPS].
 
     `hidden` [u, d] are the hidden states at `batch.rows`; `head` gives logits [rows, vocab]. With gradients enabled,
     loss and gradients (of `hidden` and of the head's parameters) are computed together, at most `chunk` rows at a
     time, so that logits are neither kept nor computed twice. The softmax is float32.
+
+    `scale` is what the loss will be multiplied by before its backward pass, where that is known: gradients are computed
+    with it at once, and the whole of the head's is not multiplied afterwards.
     """
     parameters = [p for p in head.embeddings.parameters() if p.requires_grad]
     softmax = _compiled_softmax() if compiled else _softmax
     if torch.is_grad_enabled() and (hidden.requires_grad or parameters):
-        return _ChunkedLoss.apply(head, batch, chunk, softmax, parameters, hidden, *parameters)
+        return _ChunkedLoss.apply(head, batch, chunk, softmax, scale, parameters, hidden, *parameters)
     sums = _Sums(batch, hidden.device)
     for rows in _chunks(len(hidden), chunk):
         sums.add(head(hidden[rows]), rows, softmax)
@@ -82,6 +85,7 @@ class _ChunkedLoss(torch.autograd.Function):
         batch: MicroBatch,
         chunk: int,
         softmax: Softmax,
+        scale: float | None,
         parameters: list[nn.Parameter],
         hidden: torch.Tensor,
         *_: torch.Tensor,
@@ -92,16 +96,19 @@ class _ChunkedLoss(torch.autograd.Function):
         linear = _Product(head.matrix, hidden) if head.matrix is not None else _ByAutograd(head, parameters)
         for rows in _chunks(len(hidden), chunk):
             d_logits, boost = sums.add(linear.logits(hidden[rows]), rows, softmax)
-            d_rows = linear.backward(d_logits, boost)
-            d_hidden[rows] = d_rows / boost if boost != 1.0 else d_rows
-        ctx.gradients = [d_hidden, *linear.gradients]
+            factor = (1.0 if scale is None else scale) / boost
+            d_rows = linear.backward(d_logits, factor)
+            d_hidden[rows] = d_rows * factor if factor != 1.0 else d_rows
+        ctx.gradients, ctx.scaled = [d_hidden, *linear.gradients], scale is not None
         ctx.mark_non_differentiable(sums.by_label)
         return sums.loss, sums.by_label
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
-        return None, None, None, None, None, *(gradient.mul_(outer[0]) for gradient in gradients)
+        if not ctx.scaled:
+            gradients = [gradient.mul_(outer[0]) for gradient in gradients]
+        return *(None,) * 6, *gradients
 
 
 class _Product:
@@ -112,19 +119,23 @@ class _Product:
         self.weight = weight.detach().to(self.dtype)
         # Under FSDP2 the weight has 16 bits, but the sum over the chunks is not rounded each time.
         wide = torch.promote_types(weight.dtype, torch.float32)
-        self.gradient = torch.zeros_like(weight, dtype=wide) if weight.requires_grad else None
+        self.gradient = torch.empty_like(weight, dtype=wide) if weight.requires_grad else None
+        self.empty = True
 
     @property
     def gradients(self) -> list[torch.Tensor]:
-        return [] if self.gradient is None else [self.gradient]
+        if self.gradient is None:
+            return []
+        return [self.gradient.zero_() if self.empty else self.gradient]
 
     def logits(self, rows: torch.Tensor) -> torch.Tensor:
         self.rows = rows.detach().to(self.dtype)
         return self.rows @ self.weight.T
 
-    def backward(self, d_logits: torch.Tensor, boost: float) -> torch.Tensor:
+    def backward(self, d_logits: torch.Tensor, factor: float) -> torch.Tensor:
         if self.gradient is not None:
-            _add_product(self.gradient, d_logits.T, self.rows, 1.0 / boost)
+            _add_product(self.gradient, d_logits.T, self.rows, factor, 0.0 if self.empty else 1.0)
+            self.empty = False
         return d_logits @ self.weight
 
 
@@ -141,12 +152,12 @@ class _ByAutograd:
             self.output = self.head(self.rows)
         return self.output.detach()
 
-    def backward(self, d_logits: torch.Tensor, boost: float) -> torch.Tensor:
+    def backward(self, d_logits: torch.Tensor, factor: float) -> torch.Tensor:
         inputs = [self.rows, *self.parameters]
         d_rows, *grads = torch.autograd.grad(self.output, inputs, d_logits, allow_unused=True)
         for kept, grad in zip(self.gradients, grads, strict=True):
             if grad is not None:
-                kept.add_(grad, alpha=1.0 / boost)
+                kept.add_(grad, alpha=factor)
         return d_rows
 
 
@@ -203,14 +214,17 @@ def _dtype(weight: torch.Tensor, device: torch.device) -> torch.dtype:
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weight.dtype
 
 
-def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> None:
-    """total += scale * a @ b, without rounding the product to the factors' 16 bits where the device can."""
+def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, factor: float, keep: float) -> None:
+    """total = keep * total + factor * a @ b, without rounding the product to the factors' 16 bits where the device can.
+
+    With a `keep` of 0 nothing is read of `total`, which may be uninitialised.
+    """
     if a.dtype == total.dtype:
-        total.addmm_(a, b, alpha=scale)
+        total.addmm_(a, b, beta=keep, alpha=factor)
     elif total.device.type == "cuda" and total.dtype == torch.float32:
-        torch.addmm(total, a, b, out_dtype=torch.float32, alpha=scale, out=total)
+        torch.addmm(total, a, b, out_dtype=torch.float32, beta=keep, alpha=factor, out=total)
     else:
-        total.add_(a @ b, alpha=scale)
+        (total if keep else total.zero_()).add_(a @ b, alpha=factor)
 
 
 def plain_loss(logits: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:

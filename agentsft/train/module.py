@@ -49,8 +49,12 @@ class LossModule(nn.Module):
         self.compiled = compiled
         self.offload = offload
 
-    def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of weight * nll (float32, differentiable) and sums of nll by label (float32[len(LABELS)], detached)."""
+    def forward(self, batch: MicroBatch, scale: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of weight * nll (float32, differentiable) and sums of nll by label (float32[len(LABELS)], detached).
+
+        `scale` is what the caller will multiply the sum by before its backward pass, and nothing else, where that is
+        known.
+        """
         model = base_model(self.model)
         with self._offloaded(model, batch):
             if not self.own_head:
@@ -60,7 +64,7 @@ class LossModule(nn.Module):
             else:
                 hidden = decode(model.get_decoder(), batch, self.attention).flatten(0, 1).index_select(0, batch.rows)
         head = Head(model)
-        return chunked_loss(head, hidden, batch, chunk_rows(head, hidden.device), self.compiled)
+        return chunked_loss(head, hidden, batch, chunk_rows(head, hidden.device), self.compiled, scale)
 
     @torch.no_grad()
     def ask(self, question: Callable[[Any], T]) -> T:

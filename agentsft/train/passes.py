@@ -56,19 +56,20 @@ def _all(run: Run, packs: list[Pack], scale: float, sums: torch.Tensor) -> tuple
 def _one(run: Run, pack: Pack, scale: float, sums: torch.Tensor, last: bool) -> str:
     """One pass; the reason where memory ran out, which must not outlive the error, since that holds the activations."""
     exchanging = False
+    known = scale if run.accelerator.scaler is None else None  # fp16's scaler multiplies the loss once more
     try:
         if run.sharded:
             exchanging = True
             run.module.set_requires_gradient_sync(last or run.sync_each)
-            loss, by_label = _forward(run, pack)
+            loss, by_label = _forward(run, pack, known)
             run.accelerator.backward(loss * scale)
         elif last:
-            loss, by_label = _forward(run, pack)
+            loss, by_label = _forward(run, pack, known)
             exchanging = run.accelerator.num_processes > 1
             run.accelerator.backward(loss * scale)
         else:
             with run.accelerator.no_sync(run.module):
-                loss, by_label = _forward(run, pack)
+                loss, by_label = _forward(run, pack, known)
                 run.accelerator.backward(loss * scale)
     except (RuntimeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -103,8 +104,8 @@ def evaluated(run: Run, packs: list[Pack], sums: torch.Tensor) -> None:
             sums[1:] += by_label
 
 
-def _forward(run: Run, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
-    return run.module(run.batch_of(pack).to(run.accelerator.device))
+def _forward(run: Run, pack: Pack, scale: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    return run.module(run.batch_of(pack).to(run.accelerator.device), scale)
 
 
 def release() -> None:

@@ -54,16 +54,19 @@ def batch_of(n: int = 60) -> MicroBatch:
     return collate(Pack((replace(tree, weight=tree.weight[twice] * np.linspace(0.5, 2, len(twice)), **doubled),)))
 
 
+@pytest.mark.parametrize("scale", [None, 3.0], ids=["unknown-scale", "known-scale"])
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 @pytest.mark.parametrize("name", HEADS)
-def test_the_chunked_loss_equals_the_plain_one_in_value_and_gradient(name: str, chunk: int) -> None:
+def test_the_chunked_loss_equals_the_plain_one_in_value_and_gradient(
+    name: str, chunk: int, scale: float | None
+) -> None:
     torch.manual_seed(0)
     head, batch = HEADS[name](), batch_of()
     hidden = torch.randn(len(batch.rows), WIDTH, requires_grad=True)
     inputs = [hidden, *(p for p in head.embeddings.parameters() if p.requires_grad)]
     assert len(batch.token) > len(batch.rows)
 
-    loss, by_label = chunked_loss(head, hidden, batch, chunk)
+    loss, by_label = chunked_loss(head, hidden, batch, chunk, scale=scale)
     gradients = torch.autograd.grad(3 * loss, inputs)
     expected, expected_by_label = plain_loss(head(hidden), batch)
     torch.testing.assert_close(loss, expected)
@@ -109,7 +112,8 @@ def test_without_targets_loss_and_every_gradient_are_zero() -> None:
     assert [p.grad.abs().max().item() for p in head.embeddings.parameters() if p.grad is not None] == [0.0, 0.0]
 
 
-def test_small_probabilities_keep_their_gradient_in_float16() -> None:
+@pytest.mark.parametrize("scale", [None, 64.0], ids=["unknown-scale", "known-scale"])
+def test_small_probabilities_keep_their_gradient_in_float16(scale: float | None) -> None:
     batch = batch_of()
     embeddings = nn.Linear(WIDTH, VOCAB, bias=False)
     hidden = torch.randn(len(batch.rows), WIDTH)
@@ -117,8 +121,8 @@ def test_small_probabilities_keep_their_gradient_in_float16() -> None:
     for dtype in (torch.float32, torch.float16):
         leaf = (hidden * 1e-3).requires_grad_()
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            loss, _ = chunked_loss(head_of(embeddings), leaf, batch, 8)
-        gradients.append(torch.autograd.grad(loss, leaf)[0])
+            loss, _ = chunked_loss(head_of(embeddings), leaf, batch, 8, scale=scale)
+        gradients.append(torch.autograd.grad((scale or 1.0) * loss, leaf)[0])
     assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 2e-3
 
 

@@ -86,11 +86,11 @@ def test_a_run_says_that_memory_ran_out_and_ends_like_an_undisturbed_one(
     forward: Callable[..., Any] = passes._forward
     failures = []
 
-    def scarce(run: Any, pack: Pack) -> Any:
+    def scarce(run: Any, pack: Pack, *scale: Any) -> Any:
         if pack.tokens > 60:
             failures.append(pack.tokens)
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n 2.00 GiB.")
-        return forward(run, pack)
+        return forward(run, pack, *scale)
 
     monkeypatch.setattr(passes, "_forward", scarce)
     result, recorder = run(config(model, tmp_path / "scarce", **settings))
