@@ -15,6 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from agentsft.plan.gpus import GPUS
+
 CHECKPOINTED = ["--gradient-checkpointing"]
 OFFLOADED = [*CHECKPOINTED, "--activation-offloading"]
 LORA, QLORA = ["--tuner", "lora"], ["--tuner", "lora", "--load-in-4bit"]
@@ -48,6 +52,12 @@ def called(*words: str) -> str:
     return done.stdout
 
 
+def gpu_here() -> str:
+    """The plan's name of this machine's GPU; H100 where it knows none such, or there is none."""
+    here = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((name for name in GPUS if name in here), "H100")
+
+
 def run(name: str, folder: Path, tokenizer: str, steps: int) -> dict[str, Any]:
     """Plan and train one case; figures of both."""
     shape, layers, tokens, settings = CASES[name]
@@ -63,7 +73,7 @@ def run(name: str, folder: Path, tokenizer: str, steps: int) -> dict[str, Any]:
     pack = next(size for size in (16384, 65536, 131072) if tokens < 0.95 * size)
     common = ["--model", str(model), "--data", str(rows), "--micro-batch-tokens", str(pack), "--batch-size", "1",
               "--max-steps", str(steps), "--no-cache", *settings]  # fmt: skip
-    planned = json.loads(called("-m", "agentsft", "plan", *common, "--format", "json"))
+    planned = json.loads(called("-m", "agentsft", "plan", *common, "--gpu", gpu_here(), "--format", "json"))
     shutil.rmtree(output, ignore_errors=True)
     called("-m", "agentsft", "train", *common, "--learning-rate", "1e-6", "--output", str(output))
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]

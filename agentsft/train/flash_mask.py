@@ -68,7 +68,9 @@ class TreeMask(AttentionMask):
         query_axis, key_axis = (1, 0) if const_expr(self.swap_AB) else (0, 1)
         index = cute.make_rmem_tensor(cute.size(at.shape[0]), Int32)
         for row in cutlass.range_constexpr(cute.size(at.shape[0])):
-            index[row] = Int32(places[m_block * self.tile_m + at[row, 0][query_axis]])
+            at_query = m_block * self.tile_m + at[row, 0][query_axis]
+            # The heads that share a key may be rows of one block, side by side for each query.
+            index[row] = Int32(places[at_query // self.qhead_per_kvhead_packgqa])
         for column in cutlass.range_constexpr(cute.size(at.shape[1])):
             place = places[n_block * self.tile_n + at[0, column][key_axis]]
             for row in cutlass.range_constexpr(cute.size(at.shape[0])):

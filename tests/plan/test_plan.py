@@ -23,7 +23,7 @@ from tests.batch.trees import random_tree, with_beginning
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
 H100 = GPUS["H100"]
 TAU, TOOLBENCH = "tau_airline_openai.jsonl", "toolbench_react.jsonl"
-LONG = {"59,000 tokens": 59_000, "117,000 tokens": 117_000}
+LONG = {"13,500 tokens": 13_500, "59,000 tokens": 59_000, "117,000 tokens": 117_000}
 """Conversations made up by benchmarks/long_rows.py."""
 SHAPES = {
     "1.7B": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
@@ -33,7 +33,9 @@ SHAPES = {
     },
 }  # fmt: skip
 LORA, CHECKPOINTED = {"tuner": "lora"}, {"gradient_checkpointing": True}
+QLORA = {**LORA, "load_in_4bit": True}
 OFFLOADED = {**CHECKPOINTED, "activation_offloading": True, "micro_batch_tokens": 131072}
+PACK_32K, PACK_64K = {"micro_batch_tokens": 32768}, {"micro_batch_tokens": 65536}
 MEASURED = [
     # rows, conversations a step, steps, shape, settings, GPU, GPUs, sharded; computed tokens, seconds a step, peak GiB
     (TAU, 16, 6, "1.7B", {}, "H100", 1, False, 0.65, 2.06, 53.9),
@@ -51,6 +53,12 @@ MEASURED = [
     (TOOLBENCH, 128, 7, "1.7B", {}, "H200", 2, False, 0.92, 1.14, 52.7),
     ("117,000 tokens", 1, 4, "1.7B", OFFLOADED, "H200", 1, False, 1.0, 16.01, 38.6),
     ("59,000 tokens", 1, 4, "8B", LORA | OFFLOADED, "H200", 1, False, 1.0, 13.74, 33.9),
+    ("59,000 tokens", 1, 4, "8B", LORA | CHECKPOINTED | PACK_64K, "H200", 1, False, 1.0, 13.60, 46.8),
+    ("13,500 tokens", 1, 4, "8B", QLORA, "H200", 1, False, 1.0, 1.149, 54.1),
+    ("13,500 tokens", 1, 4, "8B", QLORA | CHECKPOINTED, "H200", 1, False, 1.0, 1.614, 13.1),
+    (TAU, 16, 6, "8B", LORA | CHECKPOINTED | PACK_32K, "H200", 1, False, 0.57, 7.54, 28.4),
+    (TAU, 16, 6, "1.7B", {}, "H100", 1, False, 0.65, 2.02, 53.4),
+    (TOOLBENCH, 64, 6, "1.7B", {}, "H100", 1, False, 0.92, 1.21, 52.4),
 ]
 """Runs of docs/performance.md and docs/scale.md."""
 
