@@ -46,7 +46,7 @@ test: $(READY) ## Run the tests.
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(READY) ## Run the tests that take minutes.
-	$(PIP) --group serve
+	$(PIP) --group serve --group kernels
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 fuzz: $(READY) ## Search for inputs that crash readers, renderer and matchers; FUZZ_SECONDS for each target.

@@ -104,7 +104,9 @@ class _BlockMasks:
             self.reserve(n)
         self.dfs[:n].copy_(dfs)
         self.end[:n].copy_(subtree_end)
-        return self.create(self.mask_mod, None, None, n, n, device=subtree_end.device)
+        # Always in one state, since compiled code is guarded by it and would be made anew for each.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            return self.create(self.mask_mod, None, None, n, n, device=subtree_end.device)
 
     def reserve(self, n: int) -> None:
         self.dfs = dfs = torch.zeros(n, dtype=torch.int32, device=self.device)
