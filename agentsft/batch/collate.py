@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agentsft.batch.arrange import longest_first
+from agentsft.batch.blocks import FLEX_BLOCK, block_lists
 from agentsft.batch.pack import Pack
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ class MicroBatch:
     """One forward pass of `b` rows and `n` columns (b is 1 unless the pack has rows), on one device.
 
     `input_ids`, `position_ids` int64[b, n]. A forest has `subtree_end` int32[n] (padding sees itself alone),
-    `dfs` int32[n], the depth-first index of each place, and `spans`, the (start, end, is_chain) of its trees; rows
-    have `attention_mask` bool[b, n] instead, or neither where nothing is padded. `rows` int64[u]: the places in b * n,
+    `dfs` int32[n], the depth-first index of each place, and `spans`, the (start, end, is_chain) of its trees, and in
+    whole blocks `blocks`, those of `block_lists`; rows have `attention_mask` bool[b, n] instead, or neither where
+    nothing is padded. `rows` int64[u]: the places in b * n,
     unique and ascending, whose hidden states predict targets; `tail` int64[k] is the same, filled up to whole blocks
     with one other place. Target j, of `row_start[i] <= j < row_start[i + 1]` (on the host), belongs to
     rows[i] = rows[row[j]]: `row`, `token`, `label` int64[m], `weight` float32[m]. `together` float32[m] is the weight
@@ -31,6 +33,7 @@ class MicroBatch:
     position_ids: torch.Tensor
     subtree_end: torch.Tensor | None
     dfs: torch.Tensor | None
+    blocks: torch.Tensor | None
     attention_mask: torch.Tensor | None
     rows: torch.Tensor
     tail: torch.Tensor
@@ -60,7 +63,7 @@ class MicroBatch:
 def collate(pack: Pack, multiple: int = 1, arrange: bool = False) -> MicroBatch:
     """The tensors of `pack`, on the host, its columns padded to a multiple of `multiple`. A dummy has one token.
 
-    `arrange` lays each tree out with its longest paths in one piece instead of depth first.
+    `arrange` lays each tree out with its longest paths in one piece instead of depth first, for attention in blocks.
     """
     import torch
 
@@ -86,11 +89,13 @@ def collate(pack: Pack, multiple: int = 1, arrange: bool = False) -> MicroBatch:
     rows, first, row = np.unique(source, return_index=True, return_inverse=True)
     spans = tuple((start, start + len(tree), tree.is_chain) for start, tree in zip(starts, pack.trees, strict=True))
     gaps = pack.rows and bool(pack.trees) and not real.all()
+    whole = arrange and not pack.rows and size % FLEX_BLOCK == 0
     return MicroBatch(
         input_ids=torch.from_numpy(input_ids.reshape(shape)),
         position_ids=torch.from_numpy(position_ids.reshape(shape)),
         subtree_end=None if pack.rows else torch.from_numpy(subtree_end),
         dfs=None if pack.rows else torch.from_numpy(dfs),
+        blocks=torch.from_numpy(block_lists(dfs, subtree_end)) if whole else None,
         attention_mask=torch.from_numpy(real.reshape(shape)) if gaps else None,
         rows=torch.from_numpy(rows),
         tail=torch.from_numpy(_filled(rows, size, multiple)),

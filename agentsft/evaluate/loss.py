@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from agentsft.batch.blocks import FLEX_BLOCK
 from agentsft.batch.collate import MicroBatch, collate
 from agentsft.batch.pack import Pack
 from agentsft.batch.split import chains, split_tree
 from agentsft.errors import UserError
-from agentsft.train.attention import FLEX_BLOCK
 from agentsft.train.layout import Layout, choose_layout
 from agentsft.train.loss import Head
 from agentsft.train.memory import out_of_memory

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agentsft.batch.blocks import FLEX_BLOCK
 from agentsft.batch.collate import padded_to
 from agentsft.batch.order import step_indices, total_steps
 from agentsft.batch.pack import Planner
 from agentsft.config import TrainConfig
 from agentsft.plan.shape import Shape
-from agentsft.train.attention import FLEX_BLOCK
 from agentsft.types import TokenTree
 
 STEPS = 16

@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from agentsft.batch.blocks import FLEX_BLOCK, lists_of
 from agentsft.batch.collate import MicroBatch
 from agentsft.train import flash
 
 NAME = "agentsft"
 """The name under which `tree_attention` is registered with Transformers."""
-
-FLEX_BLOCK = 128
-"""Flex attention works on blocks of so many tokens; packs are padded to a multiple of it."""
 
 
 def visible(q: torch.Tensor, k: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
@@ -44,12 +42,14 @@ class Attention:
     - `eager`: the same as an additive mask, for models that know nothing else;
     - `rows`: the model's own attention on padded rows, for models that can take no mask.
 
-    With `flash`, `flex` computes through FlashAttention-4 where the numbers are of 16 bits.
+    With `flash`, `flex` computes through FlashAttention-4 where the numbers are of 16 bits; `backward_queries` is how
+    many queries a block has in its backward pass.
     """
 
     def __init__(self, mode: str, device: torch.device) -> None:
         self.mode = mode
         self.flash = False
+        self.backward_queries = FLEX_BLOCK
         self._block_mask = _BlockMasks(device) if mode == "flex" else None
 
     def reserve(self, tokens: int) -> None:
@@ -62,9 +62,8 @@ class Attention:
         if batch.subtree_end is None:
             return {"attention_mask": batch.attention_mask}
         if self._block_mask is not None:
-            assert batch.dfs is not None
-            blocks = {"attention_mask": self._block_mask(batch.dfs, batch.subtree_end)}
-            return blocks | ({"tree_places": flash.tree_places(batch)} if self.flash else {})
+            tree = {"tree_lists": flash.tree_lists(batch, self.backward_queries)} if self.flash else {}
+            return {"attention_mask": self._block_mask(batch)} | tree
         if len(batch.spans) <= 1 and all(chain for *_, chain in batch.spans):
             return {"attention_mask": None}
         if self.mode == "sdpa":
@@ -91,22 +90,23 @@ def _spans(
 
 
 class _BlockMasks:
-    """Block masks from buffers that stay: a mask function that closed over new tensors each time would recompile."""
+    """Block masks whose function reads buffers that stay: one that closed over new tensors would be compiled anew."""
 
     def __init__(self, device: torch.device) -> None:
-        self.create = torch.compile(create_block_mask, dynamic=True)
         self.device = device
         self.reserve(0)
 
-    def __call__(self, dfs: torch.Tensor, subtree_end: torch.Tensor) -> BlockMask:
-        n = len(subtree_end)
+    def __call__(self, batch: MicroBatch) -> BlockMask:
+        assert batch.dfs is not None
+        assert batch.subtree_end is not None
+        assert batch.blocks is not None
+        n = len(batch.dfs)
         if n > len(self.end):
             self.reserve(n)
-        self.dfs[:n].copy_(dfs)
-        self.end[:n].copy_(subtree_end)
-        # Always in one state, since compiled code is guarded by it and would be made anew for each.
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return self.create(self.mask_mod, None, None, n, n, device=subtree_end.device)
+        self.dfs[:n].copy_(batch.dfs)
+        self.end[:n].copy_(batch.subtree_end)
+        arguments: Any = (*lists_of(batch.blocks, n)[:8], (FLEX_BLOCK, FLEX_BLOCK), self.mask_mod)
+        return BlockMask((n, n), *arguments)
 
     def reserve(self, n: int) -> None:
         self.dfs = dfs = torch.zeros(n, dtype=torch.int32, device=self.device)
@@ -125,7 +125,7 @@ def tree_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | BlockMask | None,
     tree_spans: tuple[tuple[int, torch.Tensor | None], ...] = (),
-    tree_places: torch.Tensor | None = None,
+    tree_lists: tuple[torch.Tensor, ...] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention of one layer as Transformers calls it. query, key, value [b, heads, n, d]; gives [b, n, heads, d]."""
@@ -133,9 +133,9 @@ def tree_attention(
         # Under autocast the rotary embedding leaves query and key in float32; flex attention wants one dtype.
         query, key = query.to(value.dtype), key.to(value.dtype)
         plain = all(kwargs.get(name) is None for name in ("softcap", "s_aux", "position_bias"))
-        if tree_places is not None and plain and value.dtype != torch.float32:
+        if tree_lists is not None and plain and value.dtype != torch.float32:
             scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-            return flash.flash_tree_attention(query, key, value, attention_mask, tree_places, scale), None
+            return flash.flash_tree_attention(query, key, value, tree_lists, scale), None
         whole_blocks(query)
         return flex_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if not tree_spans:

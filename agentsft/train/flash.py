@@ -1,6 +1,6 @@
 """Attention on token trees by FlashAttention-4's block-sparse kernels, for bfloat16 and float16 on Hopper and newer.
 
-An optional extra. The blocks are those of flex attention's block mask; inside a block that is visible in part the
+An optional extra. Inside a block that is visible in part the
 kernels mask each pair (`agentsft.train.flash_mask`).
 """
 
@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.attention.flex_attention import BlockMask
 
+from agentsft.batch.blocks import FLEX_BLOCK, HALF, lists_of
 from agentsft.batch.collate import MicroBatch
 
 HEAD_DIM = 128
 """The largest head that the kernels are used for."""
-
-BLOCK = 128
-"""The kernels work on blocks of so many queries and keys; a pack must be whole blocks."""
 
 
 def obstacle(device: torch.device, head_dim: int, dtype: torch.dtype) -> str:
@@ -39,6 +36,12 @@ def obstacle(device: torch.device, head_dim: int, dtype: torch.dtype) -> str:
     return ""
 
 
+def backward_queries(device: torch.device, head_dim: int) -> int:
+    """How many queries a block of the backward pass has: the smaller it is, the fewer are computed for nothing."""
+    small = torch.cuda.get_device_capability(device)[0] == 9 and head_dim > 64
+    return HALF if small else FLEX_BLOCK
+
+
 def tree_places(batch: MicroBatch) -> torch.Tensor:
     """What the kernels know of each place of a pack of trees, int64[n]: its depth-first index and, 32 bits above, how
     many tokens its subtree has."""
@@ -47,22 +50,20 @@ def tree_places(batch: MicroBatch) -> torch.Tensor:
     return (batch.subtree_end - batch.dfs).to(torch.int64) << 32 | batch.dfs
 
 
-def flash_tree_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: BlockMask,
-    places: torch.Tensor,
-    scale: float,
-) -> torch.Tensor:
-    """Attention of query, key, value [b, heads, n, d] where `mask` allows it: [b, n, heads, d], differentiable.
+def tree_lists(batch: MicroBatch, queries: int) -> tuple[torch.Tensor, ...]:
+    """`tree_places`, then the lists of the forward pass, and of the backward pass with blocks of `queries`, 4 each."""
+    assert batch.blocks is not None
+    lists = lists_of(batch.blocks, batch.input_ids.shape[1])
+    return tree_places(batch), *lists[:4], *(lists[4:8] if queries == FLEX_BLOCK else lists[8:])
 
-    n is whole blocks of `BLOCK`; `places` are those of `tree_places`.
-    """
+
+def flash_tree_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lists: tuple[torch.Tensor, ...], scale: float
+) -> torch.Tensor:
+    """Attention of query, key, value [b, heads, n, d] where the mask of trees allows it: [b, n, heads, d],
+    differentiable. `lists` are those of `tree_lists`."""
     heads_last = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    forward = (mask.kv_num_blocks, mask.kv_indices, mask.full_kv_num_blocks, mask.full_kv_indices)
-    backward = (mask.q_num_blocks, mask.q_indices, mask.full_q_num_blocks, mask.full_q_indices)
-    out, _ = _attend(*heads_last, places, *forward, *backward, scale)
+    out, _ = _attend(*heads_last, *lists, scale)
     return out
 
 
@@ -82,15 +83,14 @@ def _attend(
     full_q_index: torch.Tensor,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    if q.shape[1] % BLOCK:
-        raise ValueError(f"{q.shape[1]} tokens are not whole blocks of {BLOCK}.")
     forward, _, blocks, mask_mod = _kernels()
+    block = (FLEX_BLOCK, FLEX_BLOCK)
     out, lse, *_ = forward(
         *(_dense(tensor) for tensor in (q, k, v)),
         softmax_scale=scale,
         mask_mod=mask_mod,
         aux_tensors=[places],
-        block_sparse_tensors=blocks(kv_count, kv_index, full_kv_count, full_kv_index),
+        block_sparse_tensors=blocks(kv_count, kv_index, full_kv_count, full_kv_index, block_size=block),
         return_lse=True,
     )
     return out, lse
@@ -119,6 +119,7 @@ def _attend_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     _, backward, blocks, mask_mod = _kernels()
     q, k, v, d_out = (_dense(tensor) for tensor in (q, k, v, d_out))
+    block = (q.shape[1] // q_index.shape[3], FLEX_BLOCK)
     d_q, d_k, d_v = (torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (q, k, v))
     backward(
         q,
@@ -133,7 +134,7 @@ def _attend_backward(
         dv=d_v,
         mask_mod=mask_mod,
         aux_tensors=[places],
-        block_sparse_tensors=blocks(q_count, q_index, full_q_count, full_q_index),
+        block_sparse_tensors=blocks(q_count, q_index, full_q_count, full_q_index, block_size=block),
     )
     return d_q, d_k, d_v
 
@@ -164,7 +165,7 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def _kernels() -> tuple[Any, Any, Any, Any]:
-    """The library's forward and backward, block_size-aware block lists, and our mask in its language."""
+    """The library's forward and backward pass and its lists of blocks, and our mask in its language."""
     find_cutlass()
     from flash_attn.cute import flash_bwd_sm90, flash_fwd_sm90
     from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
@@ -174,10 +175,7 @@ def _kernels() -> tuple[Any, Any, Any, Any]:
 
     flash_bwd_sm90.AttentionMask = flash_fwd_sm90.AttentionMask = TreeMask
 
-    def blocks(*lists: torch.Tensor) -> Any:
-        return BlockSparseTensorsTorch(*lists, block_size=(BLOCK, BLOCK))
-
-    return _flash_attn_fwd, _flash_attn_bwd, blocks, visible
+    return _flash_attn_fwd, _flash_attn_bwd, BlockSparseTensorsTorch, visible
 
 
 def find_cutlass() -> None:

@@ -11,7 +11,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from agentsft.batch.collate import MicroBatch
 from agentsft.train.attention import Attention, whole_blocks
-from agentsft.train.flash import flash_tree_attention, obstacle, tree_places
+from agentsft.train.flash import backward_queries, flash_tree_attention, obstacle, tree_lists
 
 TOLERANCE = 2e-2
 """How far outputs and gradients may lie apart, as a share of their norm; bfloat16 rounds to 4e-3."""
@@ -32,11 +32,12 @@ def choose_kernel(attention: Attention, config: Any, dtype: torch.dtype, batches
     if reason:
         return f"Attention: flex attention by Triton, not by FlashAttention-4, since {reason}."
     key_heads = getattr(config, "num_key_value_heads", None) or heads
+    attention.backward_queries = backward_queries(batches[0].input_ids.device, head_dim)
     found = []
     try:
         for batch in batches:
             mask = attention.arguments(batch)["attention_mask"]
-            found.append(_run(mask, tree_places(batch), heads, key_heads, head_dim, dtype))
+            found.append(_run(mask, tree_lists(batch, attention.backward_queries), heads, key_heads, head_dim, dtype))
     except Exception as error:  # whatever a library of pre-releases may raise
         cause = " ".join(str(error).split())[:200]
         return f"Attention: flex attention by Triton; comparing it with FlashAttention-4 failed ({cause})."
@@ -51,10 +52,10 @@ def choose_kernel(attention: Attention, config: Any, dtype: torch.dtype, batches
 
 
 def _run(
-    mask: BlockMask, places: torch.Tensor, heads: int, key_heads: int, head_dim: int, dtype: torch.dtype
+    mask: BlockMask, lists: tuple[torch.Tensor, ...], heads: int, key_heads: int, head_dim: int, dtype: torch.dtype
 ) -> tuple[float, float, float]:
     """Milliseconds of FlashAttention-4 and of Triton on random numbers, and how far their results lie apart."""
-    device, n = places.device, len(places)
+    device, n = lists[0].device, len(lists[0])
     generator = torch.Generator(device).manual_seed(0)
 
     def random(count: int) -> torch.Tensor:
@@ -66,7 +67,7 @@ def _run(
     repeats = heads // key_heads if heads & (heads - 1) else 1  # its kernels group powers of two alone
 
     def by_flash() -> torch.Tensor:
-        return flash_tree_attention(q, k, v, mask, places, head_dim**-0.5)
+        return flash_tree_attention(q, k, v, lists, head_dim**-0.5)
 
     def by_triton() -> torch.Tensor:
         keys, values = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from agentsft.batch.blocks import FLEX_BLOCK
 from agentsft.batch.collate import MicroBatch, collate
 from agentsft.batch.pack import Pack
 from agentsft.batch.split import chains
-from agentsft.train.attention import FLEX_BLOCK, Attention
+from agentsft.train.attention import Attention
 from agentsft.train.layerwise import States, layer_states, layers_agree, merged
 from agentsft.train.loss import Head
 from agentsft.train.model import decoder_layers

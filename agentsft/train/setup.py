@@ -18,6 +18,7 @@ from accelerate.utils import (
     patch_environment,
 )
 
+from agentsft.batch.blocks import FLEX_BLOCK
 from agentsft.batch.collate import collate, padded_to
 from agentsft.batch.order import epochs_done, total_steps
 from agentsft.batch.pack import Planner, StepPlan
@@ -26,7 +27,7 @@ from agentsft.data.mixture import Marked, mixture_of
 from agentsft.encode.examples import Examples, collected
 from agentsft.errors import UserError
 from agentsft.train import checkpoint
-from agentsft.train.attention import FLEX_BLOCK, Attention
+from agentsft.train.attention import Attention
 from agentsft.train.card import write_run_info
 from agentsft.train.compiled import compile_layers
 from agentsft.train.fingerprint import check_fingerprint, fingerprint, other_settings

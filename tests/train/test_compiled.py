@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from agentsft.batch.collate import collate
 from agentsft.batch.pack import Pack
-from agentsft.train.attention import FLEX_BLOCK, Attention
+from agentsft.train.attention import Attention
 from agentsft.train.compiled import compile_layers, save_less, whole_gradients
 from agentsft.train.model import decoder_layers
 from agentsft.train.module import LossModule
@@ -135,17 +135,6 @@ def test_other_numbers_of_trained_rows_compile_nothing_anew() -> None:
         rows.add(len(batch.tail))
     assert frames[0] == frames[-1] > 0
     assert len(rows) > 1
-
-
-def test_block_masks_are_compiled_once_whether_or_not_gradients_and_autocast_are_on() -> None:
-    cpu, random = torch.device("cpu"), np.random.default_rng(3)
-    attention, frames = Attention("flex", cpu), []
-    attention.reserve(1024)
-    for trees, state in ((1, torch.no_grad()), (3, torch.enable_grad()), (2, torch.autocast("cpu", torch.bfloat16))):
-        with state:
-            attention.arguments(collate(Pack(tuple(random_tree(random, 300) for _ in range(trees))), FLEX_BLOCK))
-        frames.append(counters["frames"]["total"])
-    assert frames[0] == frames[-1] > 0
 
 
 def test_a_layer_is_not_cut_into_pieces_under_ddp(monkeypatch: pytest.MonkeyPatch) -> None:

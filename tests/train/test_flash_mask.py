@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from agentsft.train.attention import FLEX_BLOCK, visible
+from agentsft.batch.blocks import FLEX_BLOCK
+from agentsft.train.attention import visible
 from agentsft.train.flash import find_cutlass, tree_places
 from tests.train.test_kernel import batch_on
 

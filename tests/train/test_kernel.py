@@ -7,11 +7,12 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from agentsft.batch.blocks import FLEX_BLOCK
 from agentsft.batch.collate import MicroBatch, collate
 from agentsft.batch.pack import Pack
 from agentsft.train import kernel
-from agentsft.train.attention import FLEX_BLOCK, Attention, dense_mask, visible
-from agentsft.train.flash import flash_tree_attention, obstacle, tree_places
+from agentsft.train.attention import Attention, dense_mask, visible
+from agentsft.train.flash import backward_queries, flash_tree_attention, obstacle, tree_lists, tree_places
 from tests.batch.trees import random_tree
 
 CONFIG = LlamaConfig(hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=64)
@@ -32,6 +33,7 @@ def choice(
         return next(answers)
 
     monkeypatch.setattr(kernel, "obstacle", lambda *_: "")
+    monkeypatch.setattr(kernel, "backward_queries", lambda *_: FLEX_BLOCK)
     monkeypatch.setattr(kernel, "_run", run)
     attention = Attention("sdpa", torch.device("cpu"))
     monkeypatch.setattr(attention, "arguments", lambda _: {"attention_mask": None})
@@ -74,16 +76,17 @@ def test_what_the_kernels_know_of_places_is_the_mask_of_trees() -> None:
 
 
 @pytest.mark.usefixtures("cuda")
-def test_flash_attention_computes_the_mask_of_trees_as_float32_does() -> None:
+@pytest.mark.parametrize("size", [64, 128])
+def test_flash_attention_computes_the_mask_of_trees_as_float32_does(size: int) -> None:
     device = torch.device("cuda")
-    if reason := obstacle(device, 64, torch.bfloat16):
+    if reason := obstacle(device, size, torch.bfloat16):
         pytest.skip(reason)
     batch = batch_on(device)
     assert batch.dfs is not None
     assert batch.subtree_end is not None
-    attention, n = Attention("flex", device), batch.input_ids.shape[1]
-    q, k, v = (torch.randn(1, heads, n, 64, device=device, requires_grad=True) for heads in (4, 2, 2))
-    d_out = torch.randn(1, n, 4, 64, device=device)
+    n, queries = batch.input_ids.shape[1], backward_queries(device, size)
+    q, k, v = (torch.randn(1, heads, n, size, device=device, requires_grad=True) for heads in (4, 2, 2))
+    d_out = torch.randn(1, n, 4, size, device=device)
     order = torch.argsort(batch.dfs)
     end = batch.subtree_end[order]
     mask = dense_mask(end)[0, 0][batch.dfs[:, None].long(), batch.dfs[None, :].long()]
@@ -91,11 +94,10 @@ def test_flash_attention_computes_the_mask_of_trees_as_float32_does() -> None:
     for dtype in (torch.float64, torch.bfloat16):
         inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in (q, k, v)]
         if dtype == torch.bfloat16:
-            blocks = attention.arguments(batch)["attention_mask"]
-            out = flash_tree_attention(*inputs, blocks, tree_places(batch), 64**-0.5)
+            out = flash_tree_attention(*inputs, tree_lists(batch, queries), size**-0.5)
         else:
             keys, values = (tensor.repeat_interleave(2, 1) for tensor in inputs[1:])
-            scores = (inputs[0] @ keys.transpose(2, 3) * 64**-0.5).masked_fill(~mask, -torch.inf)
+            scores = (inputs[0] @ keys.transpose(2, 3) * size**-0.5).masked_fill(~mask, -torch.inf)
             out = (scores.softmax(-1) @ values).transpose(1, 2)
         results.append([out, *torch.autograd.grad(out, inputs, d_out.to(dtype))])
     for exact, ours in zip(*results, strict=True):

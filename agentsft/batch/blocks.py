@@ -1,0 +1,76 @@
+"""Which blocks of queries and keys a forest's mask allows, in whole or in part, found on the host from its paths."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+FLEX_BLOCK = 128
+"""Flex attention works on blocks of so many tokens; packs are padded to a multiple of it."""
+
+HALF = 64
+"""Queries of a block in FlashAttention-4's backward pass on Hopper."""
+
+ALIGNED = 32
+"""Elements, 128 bytes: compiled code copies what is not aligned."""
+
+
+def block_lists(dfs: np.ndarray, subtree_end: np.ndarray) -> np.ndarray:
+    """The lists of `lists_of`, one behind another, int32, for places of a forest in whole blocks.
+
+    `dfs` and `subtree_end`, int32[n] each: the depth-first index of each place and the end of its subtree. For each
+    block of keys or queries its partners in ascending order, behind them those that are none. Each list begins at a
+    multiple of `ALIGNED`.
+    """
+    some, every = visible_blocks(dfs, subtree_end)
+    halves = some & ~every, every
+    some, every = some[0::2] | some[1::2], every[0::2] & every[1::2]
+    lists = []
+    for part in (some & ~every, every):
+        lists += [part.sum(1), np.argsort(~part, axis=1, kind="stable")]
+    for part in (some & ~every, every, *halves):
+        lists += [part.sum(0), np.argsort(~part.T, axis=1, kind="stable")]
+    return np.concatenate([np.pad(array.ravel(), (0, -array.size % ALIGNED)) for array in lists], dtype=np.int32)
+
+
+def lists_of(blocks: torch.Tensor, n: int) -> list[torch.Tensor]:
+    """The lists of `block_lists` for n tokens, views of `blocks` that are [1, 1, ...] for batch and head.
+
+    For each block of queries how many blocks of keys it sees in part, and which, and how many in whole, and which; the
+    same for each block of keys and its queries; and once more with blocks of `HALF` queries.
+    """
+    size, halves, start, lists = n // FLEX_BLOCK, n // HALF, 0, []
+    for others in (size, size, size, size, halves, halves):
+        for shape in ((1, 1, size), (1, 1, size, others)):
+            elements = math.prod(shape)
+            lists.append(blocks[start : start + elements].view(shape))
+            start += elements + -elements % ALIGNED
+    return lists
+
+
+def visible_blocks(dfs: np.ndarray, subtree_end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether any, and whether every query of a block sees any, and every key of a block: bool[n / HALF, n / BLOCK].
+
+    Keys that lie on one path, side by side in a block, are one run: who sees any of them sees the first, and who sees
+    the last sees all. So a run is seen where depth-first indices of queries lie within the first one's subtree.
+    """
+    n = len(dfs)
+    place = np.arange(n)
+    on_path = np.append(False, (dfs[:-1] < dfs[1:]) & (dfs[1:] < subtree_end[:-1]))
+    first = np.flatnonzero(~on_path | (place % FLEX_BLOCK == 0))
+    last = np.append(first[1:], n) - 1
+    queries = np.sort(dfs.reshape(-1, HALF), axis=1)
+    low, high = queries[:, :1], queries[:, -1:]
+    begin, end = dfs[first], subtree_end[first]
+    some = ((begin <= low) & (low < end)) | ((begin <= high) & (high < end))
+    for block, run in zip(*np.nonzero((low < begin) & (end <= high)), strict=True):  # perhaps between the two
+        found = np.searchsorted(queries[block], begin[run])
+        some[block, run] = queries[block, found] < end[run]
+    every = (dfs[last] <= low) & (high < subtree_end[last])
+    of_block = np.searchsorted(first, place[::FLEX_BLOCK])
+    return np.logical_or.reduceat(some, of_block, axis=1), np.logical_and.reduceat(every, of_block, axis=1)
