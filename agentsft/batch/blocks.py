@@ -16,16 +16,12 @@ FLEX_BLOCK = 128
 HALF = 64
 """Queries of a block in FlashAttention-4's backward pass on Hopper."""
 
-ALIGNED = 32
-"""Elements, 128 bytes: compiled code copies what is not aligned."""
-
 
 def block_lists(dfs: np.ndarray, subtree_end: np.ndarray) -> np.ndarray:
     """The lists of `lists_of`, one behind another, int32, for places of a forest in whole blocks.
 
     `dfs` and `subtree_end`, int32[n] each: the depth-first index of each place and the end of its subtree. For each
-    block of keys or queries its partners in ascending order, behind them those that are none. Each list begins at a
-    multiple of `ALIGNED`.
+    block of keys or queries its partners in ascending order, behind them those that are none.
     """
     some, every = visible_blocks(dfs, subtree_end)
     halves = some & ~every, every
@@ -35,22 +31,24 @@ def block_lists(dfs: np.ndarray, subtree_end: np.ndarray) -> np.ndarray:
         lists += [part.sum(1), np.argsort(~part, axis=1, kind="stable")]
     for part in (some & ~every, every, *halves):
         lists += [part.sum(0), np.argsort(~part.T, axis=1, kind="stable")]
-    return np.concatenate([np.pad(array.ravel(), (0, -array.size % ALIGNED)) for array in lists], dtype=np.int32)
+    return np.concatenate([array.ravel() for array in lists], dtype=np.int32)
 
 
-def lists_of(blocks: torch.Tensor, n: int) -> list[torch.Tensor]:
-    """The lists of `block_lists` for n tokens, views of `blocks` that are [1, 1, ...] for batch and head.
+OF_QUERIES, OF_KEYS, OF_HALVES = range(4), range(4, 8), range(8, 12)
 
-    For each block of queries how many blocks of keys it sees in part, and which, and how many in whole, and which; the
-    same for each block of keys and its queries; and once more with blocks of `HALF` queries.
+
+def lists_of(blocks: torch.Tensor, n: int, wanted: range) -> list[torch.Tensor]:
+    """Some of the twelve lists of `block_lists` for n tokens, each [1, 1, ...] for batch and head.
+
+    `OF_QUERIES`: for each block of queries how many blocks of keys it sees in part, and which, and how many in whole,
+    and which; `OF_KEYS` the same for each block of keys and its queries; `OF_HALVES` once more with blocks of `HALF`
+    queries. They are copies: compiled code would be guarded by where views begin.
     """
-    size, halves, start, lists = n // FLEX_BLOCK, n // HALF, 0, []
-    for others in (size, size, size, size, halves, halves):
-        for shape in ((1, 1, size), (1, 1, size, others)):
-            elements = math.prod(shape)
-            lists.append(blocks[start : start + elements].view(shape))
-            start += elements + -elements % ALIGNED
-    return lists
+    size, halves = n // FLEX_BLOCK, n // HALF
+    columns = (size, size, size, size, halves, halves)
+    shapes = [shape for others in columns for shape in ((1, 1, size), (1, 1, size, others))]
+    parts = blocks.split([math.prod(shape) for shape in shapes])
+    return [parts[number].view(shapes[number]).clone() for number in wanted]
 
 
 def visible_blocks(dfs: np.ndarray, subtree_end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

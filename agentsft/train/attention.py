@@ -10,7 +10,7 @@ from transformers import AttentionInterface
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from agentsft.batch.blocks import FLEX_BLOCK, lists_of
+from agentsft.batch.blocks import FLEX_BLOCK, OF_KEYS, OF_QUERIES, lists_of
 from agentsft.batch.collate import MicroBatch
 from agentsft.train import flash
 
@@ -105,8 +105,9 @@ class _BlockMasks:
             self.reserve(n)
         self.dfs[:n].copy_(batch.dfs)
         self.end[:n].copy_(batch.subtree_end)
-        arguments: Any = (*lists_of(batch.blocks, n)[:8], (FLEX_BLOCK, FLEX_BLOCK), self.mask_mod)
-        return BlockMask((n, n), *arguments)
+        lists = [*lists_of(batch.blocks, n, OF_QUERIES), *lists_of(batch.blocks, n, OF_KEYS)]
+        arguments: list[Any] = [(n, n), *lists, (FLEX_BLOCK, FLEX_BLOCK), self.mask_mod]
+        return BlockMask(*arguments)
 
     def reserve(self, n: int) -> None:
         self.dfs = dfs = torch.zeros(n, dtype=torch.int32, device=self.device)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from agentsft.batch.blocks import FLEX_BLOCK, HALF, lists_of
+from agentsft.batch.blocks import FLEX_BLOCK, HALF, OF_HALVES, OF_KEYS, OF_QUERIES, lists_of
 from agentsft.batch.collate import MicroBatch
 
 HEAD_DIM = 128
@@ -53,8 +53,8 @@ def tree_places(batch: MicroBatch) -> torch.Tensor:
 def tree_lists(batch: MicroBatch, queries: int) -> tuple[torch.Tensor, ...]:
     """`tree_places`, then the lists of the forward pass, and of the backward pass with blocks of `queries`, 4 each."""
     assert batch.blocks is not None
-    lists = lists_of(batch.blocks, batch.input_ids.shape[1])
-    return tree_places(batch), *lists[:4], *(lists[4:8] if queries == FLEX_BLOCK else lists[8:])
+    n, backward = batch.input_ids.shape[1], OF_KEYS if queries == FLEX_BLOCK else OF_HALVES
+    return tree_places(batch), *lists_of(batch.blocks, n, OF_QUERIES), *lists_of(batch.blocks, n, backward)
 
 
 def flash_tree_attention(

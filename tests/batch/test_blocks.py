@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
-from agentsft.batch.blocks import ALIGNED, FLEX_BLOCK, HALF, lists_of
+from agentsft.batch.blocks import FLEX_BLOCK, HALF, OF_HALVES, OF_KEYS, OF_QUERIES, lists_of
 from agentsft.batch.collate import MicroBatch, collate
 from agentsft.batch.pack import Pack
 from agentsft.train.attention import visible
@@ -45,8 +44,8 @@ def grid(count: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 def test_blocks_are_those_of_the_mask(seed: int, trees: int, size: int, branching: float) -> None:
     batch = forest(seed, trees, size, branching)
     assert batch.blocks is not None
-    lists = lists_of(batch.blocks, batch.input_ids.shape[1])
-    of_queries, of_keys, of_halves = lists[:4], lists[4:8], lists[8:]
+    n = batch.input_ids.shape[1]
+    of_queries, of_keys, of_halves = (lists_of(batch.blocks, n, wanted) for wanted in (OF_QUERIES, OF_KEYS, OF_HALVES))
     for found, blocks in (
         (of_queries, expected(batch, FLEX_BLOCK)),
         (of_keys, expected(batch, FLEX_BLOCK)),
@@ -67,16 +66,6 @@ def test_the_lists_are_those_of_a_block_mask_made_by_torch() -> None:
         mask.kv_num_blocks, mask.kv_indices, mask.full_kv_num_blocks, mask.full_kv_indices,
         mask.q_num_blocks, mask.q_indices, mask.full_q_num_blocks, mask.full_q_indices,
     ]  # fmt: skip
-    for ours, tensor in zip(lists_of(batch.blocks, n)[:8], theirs, strict=True):
+    for ours, tensor in zip(lists_of(batch.blocks, n, range(8)), theirs, strict=True):
         assert ours.dtype == tensor.dtype
         assert torch.equal(ours, tensor)
-
-
-@pytest.mark.parametrize("n", [256, 384, 1664])
-def test_every_list_is_aligned(n: int) -> None:
-    batch = forest(1, 1, n, 0.1)
-    assert batch.blocks is not None
-    assert batch.input_ids.shape[1] == n
-    lists = lists_of(batch.blocks, n)
-    assert all(part.storage_offset() % ALIGNED == 0 for part in lists)
-    assert max(part.storage_offset() + part.numel() for part in lists) <= len(batch.blocks)
