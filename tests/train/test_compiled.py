@@ -16,11 +16,13 @@ from torch import distributed, fx, nn
 from torch._dynamo.backends.distributed import DDPOptimizer
 from torch._dynamo.utils import counters
 from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.parallel import DistributedDataParallel
 
+from agentsft.batch.blocks import FLEX_BLOCK
 from agentsft.batch.collate import collate
 from agentsft.batch.pack import Pack
-from agentsft.train.attention import Attention
+from agentsft.train.attention import Attention, visible, whole_blocks
 from agentsft.train.compiled import compile_layers, save_less, whole_gradients
 from agentsft.train.model import decoder_layers
 from agentsft.train.module import LossModule
@@ -118,6 +120,29 @@ def test_packs_of_other_lengths_compile_nothing_anew() -> None:
             torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-5)
     assert len(layers) > 1
     assert seen[0] == seen[-1]
+
+
+def test_block_masks_of_other_packs_compile_nothing_anew_and_give_the_dense_masks_attention() -> None:
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask) -> torch.Tensor:
+        whole_blocks(q)
+        return flex_attention(q, k, v, block_mask=mask)  # type: ignore[return-value]
+
+    compiled = torch.compile(attend, dynamic=True, backend="aot_eager")
+    random, attention, frames = np.random.default_rng(5), Attention("flex", torch.device("cpu")), set()
+    attention.reserve(4096)
+    for trees in (2, 5, 3, 7):
+        forest = Pack(tuple(random_tree(random, 300, branching=0.05) for _ in range(trees)))
+        batch = collate(forest, FLEX_BLOCK, arrange=True)
+        assert batch.dfs is not None
+        assert batch.subtree_end is not None
+        q, k, v = (torch.randn(1, 2, len(batch.dfs), 16) for _ in range(3))
+        dense = visible(batch.dfs[:, None], batch.dfs[None, :], batch.subtree_end[None, :])
+        with torch.no_grad():
+            ours = compiled(q, k, v, attention.arguments(batch)["attention_mask"])
+        expected = functional.scaled_dot_product_attention(q, k, v, attn_mask=dense)
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+        frames.add(counters["frames"]["total"])
+    assert len(frames) == 1
 
 
 def test_other_numbers_of_trained_rows_compile_nothing_anew() -> None:
