@@ -31,8 +31,8 @@ class TreeMask(AttentionMask):
     """The library's masking on Hopper, with a loop of its own for `visible`.
 
     The library asks a mask of each pair by itself, behind a branch on the lengths, so that each pair waits for its
-    loads: in the backward pass a block that is visible in part took three times as long as one that is not masked.
-    Here lengths are whole blocks, and what is known of a query or key is loaded once for all of a thread's pairs.
+    loads. Here lengths are whole blocks, and what is known of a query or key is loaded once for all of a thread's
+    pairs.
     """
 
     @cute.jit
