@@ -66,12 +66,12 @@ def build_tree(turns: Sequence[TurnIds], train_prompts: bool = False) -> TokenTr
         for turn, end in zip(turns, ends, strict=True):
             outside[end[len(end) - len(turn.response) :]] = False
         rest = outside.nonzero()[0]
-        prompts = (
+        prompts: list[np.ndarray] = [
             parent[rest],
             input_ids[rest],
             np.ones(len(rest), np.float32),
             np.full(len(rest), _PROMPT, np.int8),
-        )
+        ]
         targets = [np.concatenate(pair) for pair in zip(targets, prompts, strict=True)]
     return TokenTree(input_ids, position_ids, subtree_end, *targets)
 
