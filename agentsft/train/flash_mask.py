@@ -30,9 +30,8 @@ def in_subtree(index: Any, place: Any) -> Any:
 class TreeMask(AttentionMask):
     """The library's masking on Hopper, with a loop of its own for `visible`.
 
-    The library asks a mask of each pair by itself, behind a branch on the lengths, so that each pair waits for its
-    loads. Here lengths are whole blocks, and what is known of a query or key is loaded once for all of a thread's
-    pairs.
+    The library's own asks a mask of each pair, divides for each and looks whether it lies within the lengths. Here
+    lengths are whole blocks, and what is known of a query or key is loaded once for all of a thread's pairs.
     """
 
     @cute.jit
