@@ -16,6 +16,9 @@ FLEX_BLOCK = 128
 HALF = 64
 """Queries of a block in FlashAttention-4's backward pass on Hopper."""
 
+OF_QUERIES, OF_KEYS, OF_HALVES = range(4), range(4, 8), range(8, 12)
+"""Which of the lists are about what, see `lists_of`."""
+
 
 def block_lists(dfs: np.ndarray, subtree_end: np.ndarray) -> np.ndarray:
     """The lists of `lists_of`, one behind another, int32, for places of a forest in whole blocks.
@@ -34,9 +37,6 @@ def block_lists(dfs: np.ndarray, subtree_end: np.ndarray) -> np.ndarray:
     return np.concatenate([array.ravel() for array in lists], dtype=np.int32)
 
 
-OF_QUERIES, OF_KEYS, OF_HALVES = range(4), range(4, 8), range(8, 12)
-
-
 def lists_of(blocks: torch.Tensor, n: int, wanted: range) -> list[torch.Tensor]:
     """Some of the twelve lists of `block_lists` for n tokens, each [1, 1, ...] for batch and head.
 
@@ -52,7 +52,7 @@ def lists_of(blocks: torch.Tensor, n: int, wanted: range) -> list[torch.Tensor]:
 
 
 def visible_blocks(dfs: np.ndarray, subtree_end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether any, and whether every query of a block sees any, and every key of a block: bool[n / HALF, n / BLOCK].
+    """Whether any, and whether every query of a block sees any, and every key of a block: bool[n / HALF, n / FLEX_BLOCK].
 
     Keys that lie on one path, side by side in a block, are one run: who sees any of them sees the first, and who sees
     the last sees all. So a run is seen where depth-first indices of queries lie within the first one's subtree.

@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 class MicroBatch:
     """One forward pass of `b` rows and `n` columns (b is 1 unless the pack has rows), on one device.
 
-    `input_ids`, `position_ids` int64[b, n]. A forest has `subtree_end` int32[n] (padding sees itself alone),
-    `dfs` int32[n], the depth-first index of each place, and `spans`, the (start, end, is_chain) of its trees, and in
-    whole blocks `blocks`, those of `block_lists`; rows have `attention_mask` bool[b, n] instead, or neither where
-    nothing is padded. `rows` int64[u]: the places in b * n,
-    unique and ascending, whose hidden states predict targets; `tail` int64[k] is the same, filled up to whole blocks
-    with one other place. Target j, of `row_start[i] <= j < row_start[i + 1]` (on the host), belongs to
-    rows[i] = rows[row[j]]: `row`, `token`, `label` int64[m], `weight` float32[m]. `together` float32[m] is the weight
-    of all targets with this one's row and token.
+    `input_ids`, `position_ids` int64[b, n]. A forest has `subtree_end` int32[n] (padding sees itself alone), `dfs`
+    int32[n], the depth-first index of each place, and `spans`, the (start, end, is_chain) of its trees, and in whole
+    blocks `blocks`, those of `block_lists`; rows have `attention_mask` bool[b, n] instead, or neither where nothing is
+    padded. `rows` int64[u]: the places in b * n, unique and ascending, whose hidden states predict targets; `tail`
+    int64[k] is the same, filled up to whole blocks with one other place. Target j, of `row_start[i] <= j < row_start[i
+    + 1]` (on the host), belongs to rows[i] = rows[row[j]]: `row`, `token`, `label` int64[m], `weight` float32[m].
+    `together` float32[m] is the weight of all targets with this one's row and token.
     """
 
     input_ids: torch.Tensor
