@@ -52,7 +52,7 @@ def lists_of(blocks: torch.Tensor, n: int, wanted: range) -> list[torch.Tensor]:
 
 
 def visible_blocks(dfs: np.ndarray, subtree_end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether any, and whether every query of a block sees any, and every key of a block: bool[n / HALF, n / FLEX_BLOCK].
+    """Whether any query of a block sees any key of another, and every one all: bool[n / HALF, n / FLEX_BLOCK] each.
 
     Keys that lie on one path, side by side in a block, are one run: who sees any of them sees the first, and who sees
     the last sees all. So a run is seen where depth-first indices of queries lie within the first one's subtree.
