@@ -8,7 +8,9 @@ import torch
 from torch import fx, nn
 from torch.utils.checkpoint import CheckpointPolicy
 
+from agentsft.train import weight_gradients
 from agentsft.train.model import decoder_layers
+from agentsft.train.weight_gradients import give_gradients
 
 
 def compile_layers(model: Any, inside: bool = False, norm: nn.Module | None = None) -> str:
@@ -44,11 +46,11 @@ def save_less() -> None:
     class Passes(CustomGraphPass):
         def __call__(self, graph: fx.Graph) -> None:
             keep_weights(graph)
-            whole_gradients(graph)
+            give_gradients(graph)
             scale_behind(graph)
 
         def uuid(self) -> Any:
-            return get_hash_for_files((__file__,))
+            return get_hash_for_files((__file__, weight_gradients.__file__))
 
     for name in ("materialized_backward", "used_far_apart", "long_fusible_chains"):
         setattr(partitioner, f"ban_recompute_{name}", False)
@@ -75,33 +77,6 @@ def keep_weights(graph: fx.Graph) -> None:
             value = node.meta.get("val")
             if isinstance(value, torch.Tensor) and value.dim() == 2:
                 node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
-
-
-def whole_gradients(graph: fx.Graph, device: str = "cuda") -> None:
-    """Lets products whose result leaves the graph as float32, gradients of weights, be written in float32.
-
-    By itself torch rounds them to 16 bits and casts them in one more pass over all weights.
-    """
-    for cast in graph.find_nodes(op="output")[0].all_input_nodes:
-        if not _is_cast(cast) or cast.meta["val"].dtype != torch.float32:
-            continue
-        chain = [cast.args[0]]
-        while chain[-1].target in (torch.ops.aten.permute.default, torch.ops.aten.t.default):
-            chain.append(chain[-1].args[0])
-        *turned, product = chain
-        value = product.meta.get("val")
-        if product.target != torch.ops.aten.mm.default or any(len(node.users) > 1 for node in chain):
-            continue
-        if value.device.type != device or value.dtype not in (torch.bfloat16, torch.float16):
-            continue
-        with graph.inserting_before(product):
-            whole = graph.call_function(torch.ops.aten.mm.dtype, (*product.args, torch.float32))
-        whole.meta.update(product.meta)
-        product.replace_all_uses_with(whole)
-        for node in (whole, *turned):
-            node.meta["val"] = node.meta["val"].to(torch.float32)
-        cast.replace_all_uses_with(turned[0] if turned else whole)
-    graph.eliminate_dead_code()
 
 
 def scale_behind(graph: fx.Graph) -> None:

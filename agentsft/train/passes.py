@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from agentsft.batch.pack import Pack, StepPlan
 from agentsft.data.mixture import GROUPS
 from agentsft.train.memory import columns, divided, halve, out_of_memory, while_synchronising
+from agentsft.train.weight_gradients import adding_up
 
 if TYPE_CHECKING:
     from agentsft.train.loop import Run
@@ -55,22 +57,18 @@ def _all(run: Run, packs: list[Pack], scale: float, sums: torch.Tensor) -> tuple
 
 def _one(run: Run, pack: Pack, scale: float, sums: torch.Tensor, last: bool) -> str:
     """One pass; the reason where memory ran out, which must not outlive the error, since that holds the activations."""
-    exchanging = False
+    exchanging = run.sharded
     known = scale if run.accelerator.scaler is None else None  # fp16's scaler multiplies the loss once more
     try:
         if run.sharded:
-            exchanging = True
             run.module.set_requires_gradient_sync(last or run.sync_each)
+        with (
+            nullcontext() if run.sharded or last else run.accelerator.no_sync(run.module),
+            adding_up([] if run.sharded else run.module.parameters()),
+        ):
             loss, by_label = _forward(run, pack, known)
+            exchanging = run.sharded or (last and run.accelerator.num_processes > 1)
             run.accelerator.backward(loss * scale)
-        elif last:
-            loss, by_label = _forward(run, pack, known)
-            exchanging = run.accelerator.num_processes > 1
-            run.accelerator.backward(loss * scale)
-        else:
-            with run.accelerator.no_sync(run.module):
-                loss, by_label = _forward(run, pack, known)
-                run.accelerator.backward(loss * scale)
     except (RuntimeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200]
         if not out_of_memory(error):

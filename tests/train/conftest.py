@@ -4,6 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch._dynamo.config as dynamo
+import torch._functorch.config as partitioner
+import torch._inductor.config as inductor
 from accelerate.state import AcceleratorState
 
 
@@ -23,4 +26,16 @@ def cuda(_one_cpu_thread: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def settings_of_torch() -> Iterator[None]:
+    """Puts back what compiling layers sets in torch, and forgets what was compiled."""
+    banned = {name: value for name, value in partitioner.get_config_copy().items() if name.startswith("ban_recompute_")}
+    custom, cutting = inductor.joint_custom_post_pass, dynamo.optimize_ddp
+    yield
+    inductor.joint_custom_post_pass, dynamo.optimize_ddp = custom, cutting
+    for name, value in banned.items():
+        setattr(partitioner, name, value)
     torch._dynamo.reset()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch._dynamo.config as dynamo
 import torch._functorch.config as partitioner
 import torch._inductor.config as inductor
 from peft import LoraConfig, get_peft_model
@@ -24,12 +22,14 @@ from agentsft.batch.blocks import FLEX_BLOCK
 from agentsft.batch.collate import collate
 from agentsft.batch.pack import Pack
 from agentsft.train.attention import Attention, visible, whole_blocks
-from agentsft.train.compiled import compile_layers, save_less, whole_gradients
+from agentsft.train.compiled import compile_layers, save_less
 from agentsft.train.model import decoder_layers
 from agentsft.train.module import LossModule
 from agentsft.train.tail import find_tail
 from tests.batch.trees import random_tree
 from tests.train.tiny import tiny_model
+
+pytestmark = pytest.mark.usefixtures("settings_of_torch")
 
 HIDDEN, INNER, TOKENS, RANK = 32, 96, 40, 4
 
@@ -38,17 +38,6 @@ HIDDEN, INNER, TOKENS, RANK = 32, 96, 40, 4
 def nothing_cached() -> Iterator[None]:
     with inductor.patch(fx_graph_cache=False), partitioner.patch(enable_autograd_cache=False):
         yield
-
-
-@pytest.fixture(autouse=True)
-def settings_of_torch() -> Iterator[None]:
-    banned = {name: value for name, value in partitioner.get_config_copy().items() if name.startswith("ban_recompute_")}
-    custom, cutting = inductor.joint_custom_post_pass, dynamo.optimize_ddp
-    yield
-    inductor.joint_custom_post_pass, dynamo.optimize_ddp = custom, cutting
-    for name, value in banned.items():
-        setattr(partitioner, name, value)
-    torch._dynamo.reset()
 
 
 class FeedForward(nn.Module):
@@ -178,26 +167,6 @@ def test_a_layer_is_not_cut_into_pieces_under_ddp(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("nothing_cached")
-def test_gradients_of_weights_are_written_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    graphs = []
-    save_less()
-    plain = inductor.joint_custom_post_pass
-    assert plain is not None
-    monkeypatch.setattr(type(plain), "__call__", lambda self, graph: graphs.append(copied(graph)))
-    kept(FeedForward())
-    graph = graphs[0]
-    before = products(graph)
-    whole_gradients(graph, device="cpu")
-    graph.lint()
-    assert before == {"default": 9}  # three matrices: forward, and the gradients of input and weight
-    assert products(graph) == {"default": 6, "dtype": 3}
-    outputs = [node.meta["val"] for node in graph.find_nodes(op="output")[0].all_input_nodes]
-    assert sum(value.dtype == torch.float32 and set(value.shape) == {HIDDEN, INNER} for value in outputs) == 3
-    whole_gradients(graph, device="cpu")
-    assert products(graph) == {"default": 6, "dtype": 3}
-
-
-@pytest.mark.usefixtures("nothing_cached")
 def test_an_adapters_scaling_makes_no_second_copy_of_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def gradients(compiled: bool) -> dict[str, torch.Tensor]:
@@ -244,14 +213,3 @@ def scalings(graph: fx.Graph) -> list[fx.Node]:
         ):
             found.append(node)
     return found
-
-
-def copied(graph: fx.Graph) -> fx.Graph:
-    copy = fx.Graph()
-    copy.output(copy.graph_copy(graph, {}))
-    return copy
-
-
-def products(graph: fx.Graph) -> Counter[str]:
-    """How many matrix products there are, by overload."""
-    return Counter(node.target._overloadname for node in graph.nodes if "aten.mm" in str(node.target))
