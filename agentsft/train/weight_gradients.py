@@ -65,6 +65,8 @@ def give_gradients(graph: fx.Graph, device: str = "cuda") -> None:
     """
     inputs = [node for node in graph.find_nodes(op="placeholder") if not node.name.startswith("tangents")]
     results: Any = graph.output_node().args[0]
+    if isinstance(results, fx.Node):  # a graph within a graph, such as flex attention's mask
+        return
     for weight, cast in zip(inputs, results[-len(inputs) :], strict=False):
         factors = _factors(weight, cast, device)
         if factors is None:

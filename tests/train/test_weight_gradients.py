@@ -12,6 +12,7 @@ import torch._functorch.config as partitioner
 import torch._inductor.config as inductor
 from torch import distributed, nn
 from torch.nn import functional
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.parallel import DistributedDataParallel
 
 from agentsft.train import compiled, weight_gradients
@@ -77,6 +78,13 @@ def test_over_a_steps_passes_products_add_up_what_autograd_would(layer: Layer) -
         torch.testing.assert_close(ours[name], plain[name], rtol=1e-6, atol=1e-5 * float(gradient.abs().max()))
         assert float((ours[name] - gradient).norm() / gradient.norm()) < 1e-2, name
     assert weight_gradients._SUMS == {}
+
+
+def test_graphs_within_a_graph_are_left_alone(layer: Layer) -> None:
+    q, k, v = torch.randn(3, 1, 1, 128, 16)
+    causal = create_block_mask(lambda b, h, q_index, k_index: q_index >= k_index, None, None, 128, 128, device="cpu")
+    out = torch.compile(flex_attention)(q, k, v, block_mask=causal)
+    torch.testing.assert_close(out, functional.scaled_dot_product_attention(q, k, v, is_causal=True))
 
 
 def test_a_steps_sums_stay_where_they_are(layer: Layer) -> None:
