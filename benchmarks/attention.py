@@ -49,6 +49,8 @@ def pairs(batch: MicroBatch) -> int:
 
 def kernels(batch: MicroBatch, attention: Attention) -> Iterator[tuple[str, Pass, list[torch.Tensor]]]:
     """Name, forward and backward pass, and the tensors in which results lie after both: out, dq, dk, dv."""
+    from benchmarks.pair_mask import by_pairs
+
     forward, backward, blocks, mask_mod = flash._kernels()
     device, n = batch.input_ids.device, batch.input_ids.shape[1]
     random = torch.Generator(device).manual_seed(0)
@@ -56,9 +58,13 @@ def kernels(batch: MicroBatch, attention: Attention) -> Iterator[tuple[str, Pass
         torch.randn(1, n, heads, SIZE, device=device, dtype=torch.bfloat16, generator=random)
         for heads in (HEADS, KEY_HEADS, KEY_HEADS, HEADS)
     )
-    for queries in (FLEX_BLOCK, HALF):
+    for name, mod, queries in (
+        ("FlashAttention-4", mask_mod, HALF),
+        ("FlashAttention-4, its own masking", by_pairs, HALF),
+        ("FlashAttention-4, backward blocks of 128", mask_mod, FLEX_BLOCK),
+    ):
         places, *lists = flash.tree_lists(batch, queries)
-        mask = {"mask_mod": mask_mod, "aux_tensors": [places]}
+        mask = {"mask_mod": mod, "aux_tensors": [places]}
         whole, part = blocks(*lists[:4], block_size=(128, 128)), blocks(*lists[4:], block_size=(queries, 128))
         results = [torch.empty_like(tensor) for tensor in (q, q, k, v)]
         lse = [torch.empty(0)]
@@ -70,7 +76,7 @@ def kernels(batch: MicroBatch, attention: Attention) -> Iterator[tuple[str, Pass
             gradients = dict(zip(("dq", "dk", "dv"), results[1:], strict=True))
             backward(q, k, v, results[0], d_out, lse[0], block_sparse_tensors=part, **gradients, **mask)
 
-        yield f"FlashAttention-4, backward blocks of {queries} queries", (by_flash, back), results
+        yield name, (by_flash, back), results
     leaves = [tensor.transpose(1, 2).detach().requires_grad_() for tensor in (q, k, v)]
     results = [torch.empty(0)] * 4
     block_mask = attention.arguments(batch)["attention_mask"]

@@ -1,6 +1,7 @@
 """Attention on token trees by FlashAttention-4's block-sparse kernels, for bfloat16 and float16 on Hopper and newer.
 
-An optional extra. Inside a block that is visible in part the kernels ask `agentsft.train.flash_mask` of each pair.
+An optional extra. Inside a block that is visible in part the
+kernels mask each pair (`agentsft.train.flash_mask`).
 """
 
 from __future__ import annotations
@@ -166,10 +167,13 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 def _kernels() -> tuple[Any, Any, Any, Any]:
     """The library's forward and backward pass and its lists of blocks, and our mask in its language."""
     find_cutlass()
+    from flash_attn.cute import flash_bwd_sm90, flash_fwd_sm90
     from flash_attn.cute.block_sparsity import BlockSparseTensorsTorch
     from flash_attn.cute.interface import _flash_attn_bwd, _flash_attn_fwd
 
-    from agentsft.train.flash_mask import visible
+    from agentsft.train.flash_mask import TreeMask, visible
+
+    flash_bwd_sm90.AttentionMask = flash_fwd_sm90.AttentionMask = TreeMask
 
     return _flash_attn_fwd, _flash_attn_bwd, BlockSparseTensorsTorch, visible
 
