@@ -62,13 +62,11 @@ def _one(run: Run, pack: Pack, scale: float, sums: torch.Tensor, last: bool) -> 
     try:
         if run.sharded:
             run.module.set_requires_gradient_sync(last or run.sync_each)
-        with (
-            nullcontext() if run.sharded or last else run.accelerator.no_sync(run.module),
-            adding_up([] if run.sharded else run.module.parameters()),
-        ):
+        with nullcontext() if run.sharded or last else run.accelerator.no_sync(run.module):
             loss, by_label = _forward(run, pack, known)
             exchanging = run.sharded or (last and run.accelerator.num_processes > 1)
-            run.accelerator.backward(loss * scale)
+            with adding_up([] if run.sharded else run.module.parameters()):
+                run.accelerator.backward(loss * scale)
     except (RuntimeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200]
         if not out_of_memory(error):

@@ -21,7 +21,7 @@ _GIVEN: set[int] = set()
 
 @contextmanager
 def adding_up(weights: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Around a forward and backward pass: its products add to the gradients that `weights` have already.
+    """Around a backward pass: its products add to the gradients that `weights` have already.
 
     They find them here and give them back, with their own added, as the gradients of the pass. Weights whose gradients
     no product gave in a pass before are left to autograd.
@@ -46,10 +46,12 @@ def _weight_gradient(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> 
     total = _SUMS.pop(weight.data_ptr(), None)
     if a.device.type != "cuda":
         product = a.float() @ b.float()
-        return product if total is None else total.add_(product)
-    if total is None:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+        total = product if total is None else total.add_(product)
+    elif total is None:
+        total = torch.mm(a, b, out_dtype=torch.float32)
+    else:
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    return total.detach()  # DDP holds its own reference, and autograd would copy what others hold
 
 
 @_weight_gradient.register_fake

@@ -99,6 +99,14 @@ def test_two_processes_give_the_same_loss_and_gradient(two_ranks: Path) -> None:
         assert same(ours, reference(tiny_model("llama"), taught)), way
 
 
+def test_two_processes_add_up_the_same_gradient_by_products(two_ranks: Path) -> None:
+    results = load_file(two_ranks / "results.safetensors")
+    expected = results["added up by autograd"]
+    assert (expected - results["tree/gradient"]).norm() < 0.02 * expected.norm()
+    for step in range(3):
+        torch.testing.assert_close(results[f"added up, step {step}"], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_two_processes_resume_bit_identically_and_train_like_one(two_ranks: Path, tmp_path: Path) -> None:
     assert rows(two_ranks / "whole") == rows(two_ranks / "cut")
     assert rows(two_ranks / "whole", "evaluations") == rows(two_ranks / "cut", "evaluations")

@@ -124,5 +124,5 @@ def loss_and_gradient(run: Run) -> tuple[float, torch.Tensor]:
     named = sorted((name.removeprefix("module."), p) for name, p in run.module.named_parameters() if p.requires_grad)
     gradients = [torch.zeros(p.shape) if p.grad is None else p.grad for _, p in named]
     gradient = torch.cat([(g.full_tensor() if isinstance(g, DTensor) else g).flatten() for g in gradients])
-    run.optimizer.zero_grad()
+    run.zero_grad()
     return float(sums[0]) / run.denominator(plan), gradient

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import save_file
 
 from agentsft.config import TrainConfig
+from agentsft.train import compiled, passes
+from agentsft.train.compiled import compile_layers
 from agentsft.train.judge import NONE, Judge
 from agentsft.train.nonfinite import culprits
 from agentsft.train.reporter import Reporter, Silent
 from agentsft.train.run import train
+from agentsft.train.weight_gradients import give_gradients
 from agentsft.types import TokenTree
 from tests.batch.trees import sample_step
 from tests.train.oom import Scarce
@@ -41,14 +47,29 @@ def main(folder: Path) -> None:
         loss, gradient = loss_and_gradient(run)
         results |= {f"{name}/loss": torch.tensor(loss), f"{name}/gradient": gradient}
     results |= short_of_memory(trees) | {"bad rows": bad_rows(trees)}
-    if run.accelerator.is_main_process:
-        save_file(results, folder / "results.safetensors")
-    run.accelerator.wait_for_everyone()
     runs = [("whole", 4), ("cut", 2), ("cut", 4), ("cut", 4)]  # the last finds nothing left to do
     short_runs(folder, trees, [(output, {"max_steps": steps}) for output, steps in runs])
     lora = {"tuner": "lora", "lora_dropout": 0.3}
     short_runs(folder, trees, [(f"{output} lora", {"max_steps": steps, **lora}) for output, steps in runs])
     short_runs(folder, trees, [("one then two", {"max_steps": 4}), ("two then one", {"max_steps": 2})])
+    torch._dynamo.reset()
+    results |= added_up(trees)
+    if run.accelerator.is_main_process:
+        save_file(results, folder / "results.safetensors")
+    run.accelerator.wait_for_everyone()
+
+
+def added_up(trees: list[TokenTree]) -> dict[str, torch.Tensor]:
+    """Gradients of steps with compiled layers in bfloat16: added up by autograd, then, in three steps, by products."""
+    compiled.give_gradients = partial(give_gradients, device="cpu")
+    model = tiny_model("llama")
+    run = step_run(model, trees, fill=40, budget=60)
+    compile_layers(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        with patch.object(passes, "adding_up", lambda _: nullcontext()):
+            _, expected = loss_and_gradient(run)
+        steps = [loss_and_gradient(run)[1] for _ in range(3)]
+    return {"added up by autograd": expected} | {f"added up, step {i}": step for i, step in enumerate(steps)}
 
 
 def short_of_memory(trees: list[TokenTree]) -> dict[str, torch.Tensor]:
