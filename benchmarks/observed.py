@@ -18,6 +18,7 @@ import json
 import re
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -130,23 +131,23 @@ class Watch:
         self.train_step, self.update, self.choose_kernel = run.train_step, loop._update, setup.choose_kernel
         run.train_step, setup.choose_kernel, run._finish = self.step, self.kernel, lambda *_: None
         loop._update = self.before_update
-        for owner, name in ((loop, "collate"), (loop.Run, "plan")):
-            if hasattr(owner, name):
-                setattr(owner, name, self.timed(getattr(owner, name)))
+        for owner, name in ((loop, "collate"), (loop.Run, "prepared")):
+            setattr(owner, name, self.timed(getattr(owner, name)))
 
     def write(self, **values: Any) -> None:
         self.file.write(json.dumps(values) + "\n")
         self.file.flush()
 
     def timed(self, function: Any) -> Any:
-        """`function`, its time added to `preparing`: what the host spends on a step's data."""
+        """`function`, its time added to `preparing` where the thread that trains computes it or waits for it."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             started = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
-                self.preparing += time.perf_counter() - started
+                if threading.current_thread() is threading.main_thread():
+                    self.preparing += time.perf_counter() - started
 
         return call
 

@@ -23,8 +23,9 @@ COLUMNS = (
     ("data", "preparing_share", "{:.1%}"),
     ("steps", "timed_steps", "{}"),
 )
-"""Heading, key of the results, and form. `host`: share of a step in which the GPU does nothing; `data`: the host's
-time for planning and collating, as a share of the step, whether the GPU waits for it or not."""
+"""Heading, key of the results, and form. `host`: share of a step in which the GPU does nothing; `data`: the
+training thread's time for planning and collating, and for waiting for them, as a share of the step, whether the GPU
+waits for it or not."""
 
 
 KEPT = ("tokens", "computed_tokens", "mfu", "preparing", "micro_batches", "taken", "mapped", "retried")

@@ -66,9 +66,10 @@ def visible_blocks(dfs: np.ndarray, subtree_end: np.ndarray) -> tuple[np.ndarray
     low, high = queries[:, :1], queries[:, -1:]
     begin, end = dfs[first], subtree_end[first]
     some = ((begin <= low) & (low < end)) | ((begin <= high) & (high < end))
-    for block, run in zip(*np.nonzero((low < begin) & (end <= high)), strict=True):  # perhaps between the two
-        found = np.searchsorted(queries[block], begin[run])
-        some[block, run] = queries[block, found] < end[run]
+    block, run = np.nonzero((low < begin) & (end <= high))  # perhaps between the two
+    in_order = queries + n * np.arange(len(queries))[:, None]
+    at = np.searchsorted(in_order.ravel(), begin[run] + n * block)
+    some[block, run] = queries.ravel()[at] < end[run]
     every = (dfs[last] <= low) & (high < subtree_end[last])
     of_block = np.searchsorted(first, place[::FLEX_BLOCK])
     return np.logical_or.reduceat(some, of_block, axis=1), np.logical_and.reduceat(every, of_block, axis=1)
