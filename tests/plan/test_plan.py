@@ -38,27 +38,23 @@ OFFLOADED = {**CHECKPOINTED, "activation_offloading": True, "micro_batch_tokens"
 PACK_32K, PACK_64K = {"micro_batch_tokens": 32768}, {"micro_batch_tokens": 65536}
 MEASURED = [
     # rows, conversations a step, steps, shape, settings, GPU, GPUs, sharded; computed tokens, seconds a step, peak GiB
-    (TAU, 16, 6, "1.7B", {}, "H100", 1, False, 0.65, 2.06, 53.9),
     (TAU, 16, 6, "1.7B", {}, "H200", 1, False, 0.65, 1.94, 53.8),
     (TAU, 16, 6, "1.7B", CHECKPOINTED, "H200", 1, False, 0.65, 2.54, 31.2),
-    (TOOLBENCH, 64, 6, "1.7B", {}, "H100", 1, False, 0.92, 1.23, 52.9),
-    (TOOLBENCH, 64, 6, "1.7B", {}, "H200", 1, False, 0.92, 1.15, 52.8),
     (TAU, 16, 4, "8B", LORA, "H200", 1, False, 0.65, 6.00, 71.6),
     (TAU, 16, 4, "8B", LORA, "H200", 2, False, 0.66, 3.18, 69.9),
     (TAU, 16, 4, "8B", CHECKPOINTED, "H200", 2, True, 0.66, 5.41, 87.7),
     (TAU, 32, 7, "1.7B", {}, "H200", 2, False, 0.65, 1.97, 53.1),
     (TAU, 32, 7, "1.7B", {}, "H200", 2, True, 0.65, 2.06, 40.8),
-    (TOOLBENCH, 64, 7, "1.7B", {}, "H200", 2, False, 0.92, 0.604, 52.8),
-    (TOOLBENCH, 128, 7, "1.7B", {}, "H200", 1, False, 0.92, 2.14, 54.3),
-    (TOOLBENCH, 128, 7, "1.7B", {}, "H200", 2, False, 0.92, 1.14, 52.7),
+    (TOOLBENCH, 128, 7, "1.7B", {}, "H200", 1, False, 0.92, 1.95, 53.9),
+    (TOOLBENCH, 128, 7, "1.7B", {}, "H200", 2, False, 0.92, 1.02, 52.7),
     ("117,000 tokens", 1, 4, "1.7B", OFFLOADED, "H200", 1, False, 1.0, 16.01, 38.6),
     ("59,000 tokens", 1, 4, "8B", LORA | OFFLOADED, "H200", 1, False, 1.0, 13.74, 33.9),
     ("59,000 tokens", 1, 4, "8B", LORA | CHECKPOINTED | PACK_64K, "H200", 1, False, 1.0, 13.60, 46.8),
     ("13,500 tokens", 1, 4, "8B", QLORA, "H200", 1, False, 1.0, 1.149, 54.1),
     ("13,500 tokens", 1, 4, "8B", QLORA | CHECKPOINTED, "H200", 1, False, 1.0, 1.614, 13.1),
     (TAU, 16, 6, "8B", LORA | CHECKPOINTED | PACK_32K, "H200", 1, False, 0.57, 7.54, 28.4),
-    (TAU, 16, 6, "1.7B", {}, "H100", 1, False, 0.65, 2.02, 53.4),
-    (TOOLBENCH, 64, 6, "1.7B", {}, "H100", 1, False, 0.92, 1.21, 52.4),
+    (TAU, 16, 6, "1.7B", {}, "H100", 1, False, 0.65, 1.93, 53.4),
+    (TOOLBENCH, 64, 6, "1.7B", {}, "H100", 1, False, 0.92, 1.15, 52.4),
 ]
 """Runs of docs/performance.md and docs/scale.md."""
 
