@@ -1,10 +1,11 @@
-"""Weights kept in 16 bits, four ways: what training loses by each beside float32 weights.
+"""Weights kept or computed with in 16 bits: what training loses by each way beside float32 weights.
 
 python -m benchmarks.weights_16 --model FOLDER --data FILE --held-out FILE [--steps 60] [--batch 8] [--layers 30]
+    [--ways float32 chance]
 
-All computation is float32 and the same; only what AdamW's step leaves in a weight differs: float32; the nearest
-bfloat16; bfloat16 rounded up or down by chance, so that the mean is right; bfloat16 beside a bfloat16 that keeps what
-was rounded away (Kahan summation).
+All computation is float32 and the same; only what AdamW's step leaves in a weight differs: float32; float32, of which
+the model sees the nearest bfloat16, as under autocast; the nearest bfloat16; bfloat16 rounded up or down by chance, so
+that the mean is right; bfloat16 beside a bfloat16 that keeps what was rounded away (Kahan summation).
 """
 
 from __future__ import annotations
@@ -39,19 +40,26 @@ def by_chance(old: torch.Tensor, new: torch.Tensor, rest: torch.Tensor) -> torch
     return (new.view(torch.int32) + noise & -(1 << 16)).view(torch.float32)
 
 
-def kahan(old: torch.Tensor, new: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
+def seen_rounded(old: torch.Tensor, new: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
     """`rest` is what earlier steps rounded away."""
     wanted = new - old + rest
     kept = (old + wanted).bfloat16().float()
-    rest.copy_((wanted - (kept - old)).bfloat16())
+    rest.copy_(wanted - (kept - old))
     return kept
 
 
-KEPT: dict[str, Keep | None] = {
-    "float32": None,
-    "bfloat16, nearest": nearest,
-    "bfloat16, by chance": by_chance,
-    "bfloat16 and what was rounded away": kahan,
+def kahan(old: torch.Tensor, new: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
+    kept = seen_rounded(old, new, rest)
+    rest.copy_(rest.bfloat16())
+    return kept
+
+
+WAYS: dict[str, tuple[str, Keep | None]] = {
+    "float32": ("float32", None),
+    "autocast": ("float32, seen as the nearest bfloat16", seen_rounded),
+    "nearest": ("bfloat16, nearest", nearest),
+    "chance": ("bfloat16, by chance", by_chance),
+    "kahan": ("bfloat16 and what was rounded away", kahan),
 }
 
 
@@ -72,8 +80,9 @@ def loss_of(module: LossModule, trees: list[TokenTree], backward: bool) -> float
     return total
 
 
-def trained(given: argparse.Namespace, keep: Keep | None) -> tuple[float, float, float]:
-    """Training loss over the last ten steps, held-out loss, and how far the weights moved in all."""
+def trained(given: argparse.Namespace, keep: Keep | None) -> tuple[float, float, float, float]:
+    """Training loss over the last ten steps, held-out loss, that of the weights rounded to the nearest bfloat16, and
+    how far the weights moved in all."""
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_pretrained(
         given.model, dtype=torch.float32, attn_implementation=NAME, num_hidden_layers=given.layers
@@ -99,8 +108,13 @@ def trained(given: argparse.Namespace, keep: Keep | None) -> tuple[float, float,
                 assert keep is not None
                 weight.copy_(keep(old, weight, rest))
     moved = sum(float((weight.detach() - old).square().sum()) for weight, old in zip(weights, start, strict=True))
+    found = []
     with torch.no_grad():
-        return sum(losses[-10:]) / len(losses[-10:]), loss_of(module, held_out, backward=False), moved**0.5
+        for _ in range(2):
+            found.append(loss_of(module, held_out, backward=False))
+            for weight in weights:
+                weight.copy_(weight.bfloat16())
+    return sum(losses[-10:]) / len(losses[-10:]), *found, moved**0.5
 
 
 def main() -> None:
@@ -112,12 +126,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--layers", type=int, default=30, help="of the model, the first ones")
     parser.add_argument("--learning-rate", type=float, default=2e-5)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     given = parser.parse_args()
     assert Path(given.model).is_dir()
-    print("| weights | training loss | held-out loss | moved by |\n|---|---|---|---|")
-    for name, keep in KEPT.items():
-        last, held_out, moved = trained(given, keep)
-        print(f"| {name} | {last:.4f} | {held_out:.4f} | {moved:.4f} |", flush=True)
+    print("| weights | training loss | held-out loss | in bfloat16 | moved by |\n|---|---|---|---|---|")
+    for way in given.ways:
+        name, keep = WAYS[way]
+        last, held_out, rounded, moved = trained(given, keep)
+        print(f"| {name} | {last:.4f} | {held_out:.4f} | {rounded:.4f} | {moved:.4f} |", flush=True)
 
 
 if __name__ == "__main__":
