@@ -4,8 +4,10 @@ python -m benchmarks.weights_16 --model FOLDER --data FILE --held-out FILE [--st
     [--ways float32 chance]
 
 All computation is float32 and the same; only what AdamW's step leaves in a weight differs: float32; float32, of which
-the model sees the nearest bfloat16, as under autocast; the nearest bfloat16; bfloat16 rounded up or down by chance, so
-that the mean is right; bfloat16 beside a bfloat16 that keeps what was rounded away (Kahan summation).
+the model sees the nearest bfloat16, as under autocast; float32, of which it sees a bfloat16 rounded up or down by
+chance, so that the mean is right; bfloat16 alone, the nearest, or by chance; bfloat16 beside a bfloat16 that keeps what
+was rounded away (Kahan summation). The held-out loss is that of the weights, and of the weights when they are rounded
+to bfloat16 to be served: the nearest, or by chance.
 """
 
 from __future__ import annotations
@@ -40,27 +42,35 @@ def by_chance(old: torch.Tensor, new: torch.Tensor, rest: torch.Tensor) -> torch
     return (new.view(torch.int32) + noise & -(1 << 16)).view(torch.float32)
 
 
-def seen_rounded(old: torch.Tensor, new: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
+def seen_nearest(old: torch.Tensor, new: torch.Tensor, rest: torch.Tensor, rounded: Keep = nearest) -> torch.Tensor:
     """`rest` is what earlier steps rounded away."""
     wanted = new - old + rest
-    kept = (old + wanted).bfloat16().float()
+    kept = rounded(old, old + wanted, rest)
     rest.copy_(wanted - (kept - old))
     return kept
 
 
+def seen_by_chance(old: torch.Tensor, new: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
+    return seen_nearest(old, new, rest, by_chance)
+
+
 def kahan(old: torch.Tensor, new: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
-    kept = seen_rounded(old, new, rest)
+    kept = seen_nearest(old, new, rest)
     rest.copy_(rest.bfloat16())
     return kept
 
 
 WAYS: dict[str, tuple[str, Keep | None]] = {
     "float32": ("float32", None),
-    "autocast": ("float32, seen as the nearest bfloat16", seen_rounded),
+    "autocast": ("float32, seen as the nearest bfloat16", seen_nearest),
+    "autocast-chance": ("float32, seen as bfloat16 by chance", seen_by_chance),
     "nearest": ("bfloat16, nearest", nearest),
     "chance": ("bfloat16, by chance", by_chance),
     "kahan": ("bfloat16 and what was rounded away", kahan),
 }
+
+MASTERS = (seen_nearest, seen_by_chance)
+"""Where float32 weights are kept beside what the model sees."""
 
 
 def trees_of(file: str, model: str) -> list[TokenTree]:
@@ -80,9 +90,8 @@ def loss_of(module: LossModule, trees: list[TokenTree], backward: bool) -> float
     return total
 
 
-def trained(given: argparse.Namespace, keep: Keep | None) -> tuple[float, float, float, float]:
-    """Training loss over the last ten steps, held-out loss, that of the weights rounded to the nearest bfloat16, and
-    how far the weights moved in all."""
+def trained(given: argparse.Namespace, keep: Keep | None) -> list[float]:
+    """Training loss over the last ten steps, how far the weights that the model saw moved in all, held-out losses."""
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_pretrained(
         given.model, dtype=torch.float32, attn_implementation=NAME, num_hidden_layers=given.layers
@@ -108,13 +117,16 @@ def trained(given: argparse.Namespace, keep: Keep | None) -> tuple[float, float,
                 assert keep is not None
                 weight.copy_(keep(old, weight, rest))
     moved = sum(float((weight.detach() - old).square().sum()) for weight, old in zip(weights, start, strict=True))
-    found = []
+    found = [sum(losses[-10:]) / len(losses[-10:]), moved**0.5]
     with torch.no_grad():
-        for _ in range(2):
+        whole = [
+            weight + rest if keep in MASTERS else weight.clone() for weight, rest in zip(weights, rests, strict=True)
+        ]
+        for rounded in (None, nearest, by_chance):
+            for weight, value in zip(weights, whole, strict=True):
+                weight.copy_(rounded(value, value, value) if rounded else value)
             found.append(loss_of(module, held_out, backward=False))
-            for weight in weights:
-                weight.copy_(weight.bfloat16())
-    return sum(losses[-10:]) / len(losses[-10:]), *found, moved**0.5
+    return found
 
 
 def main() -> None:
@@ -129,11 +141,10 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     given = parser.parse_args()
     assert Path(given.model).is_dir()
-    print("| weights | training loss | held-out loss | in bfloat16 | moved by |\n|---|---|---|---|---|")
+    print("| weights | training loss | moved by | held-out loss | nearest | by chance |\n|---|---|---|---|---|---|")
     for way in given.ways:
         name, keep = WAYS[way]
-        last, held_out, rounded, moved = trained(given, keep)
-        print(f"| {name} | {last:.4f} | {held_out:.4f} | {rounded:.4f} | {moved:.4f} |", flush=True)
+        print(f"| {name} |", *(f"{value:.4f} |" for value in trained(given, keep)), flush=True)
 
 
 if __name__ == "__main__":
