@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,20 +24,28 @@ _GIVEN: set[int] = set()
 def adding_up(weights: Iterable[nn.Parameter]) -> Iterator[None]:
     """Around a backward pass: its products add to the gradients that `weights` have already.
 
-    They find them here and give them back, with their own added, as the gradients of the pass. Weights whose gradients
-    no product gave in a pass before are left to autograd.
+    They find them here and give them back, with their own added, as the gradients of the pass. What comes another way
+    is added to them before autograd and DDP see it. Weights whose gradients no product gave in a pass before are left
+    to autograd.
     """
     had = [weight for weight in weights if weight.grad is not None and weight.data_ptr() in _GIVEN]
+    hooks = [weight.register_hook(partial(_with_sum, weight.data_ptr())) for weight in had]
     for weight in had:
         assert weight.grad is not None
         _SUMS[weight.data_ptr()], weight.grad = weight.grad, None
     try:
         yield
     finally:
-        for weight in had:
+        for weight, hook in zip(had, hooks, strict=True):
+            hook.remove()
             left = _SUMS.pop(weight.data_ptr(), None)
             if left is not None:  # the pass failed, or did not use the weight
-                weight.grad = left if weight.grad is None else left.add_(weight.grad)
+                weight.grad = left
+
+
+def _with_sum(address: int, gradient: torch.Tensor) -> torch.Tensor | None:
+    total = _SUMS.pop(address, None)
+    return None if total is None else total.add_(gradient).detach()
 
 
 @torch.library.custom_op("agentsft::weight_gradient", mutates_args=())

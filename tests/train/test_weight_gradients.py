@@ -132,6 +132,19 @@ def test_under_ddp_the_sums_are_parts_of_its_buckets(layer: Layer) -> None:
         distributed.destroy_process_group()
 
 
+def test_what_comes_another_way_is_added_before_ddp_would_see_it(layer: Layer) -> None:
+    expected = passes(layer, layer, add=False)
+    passes(layer, torch.compile(layer, dynamic=True), add=True, lengths=(40, 24))
+    seen = {}
+    for name, p in layer.named_parameters():
+        p.register_post_accumulate_grad_hook(lambda p, name=name: seen.update({name: p.grad.clone()}))
+    step(layer, layer, (None, None, 56))
+    assert seen.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert float((seen[name] - gradient).norm() / gradient.norm()) < 1e-2, name
+        assert torch.equal(seen[name], layer.get_parameter(name).grad)
+
+
 def test_a_failed_pass_leaves_the_gradients_of_those_before(layer: Layer) -> None:
     call = torch.compile(layer, dynamic=True)
     before = passes(layer, call, add=True, lengths=(40,))
