@@ -31,6 +31,7 @@ from agentsft.train.nonfinite import NON_FINITE, STEP_SKIPPED, ledger_entries
 from agentsft.train.peers import lost_peer
 from agentsft.train.reporter import Reporter, TrainResult
 from agentsft.train.saver import Saver
+from agentsft.train.rounding import round_weights
 from agentsft.train.saving import save_model
 from agentsft.train.setup import Setup, set_up
 from agentsft.train.shard import whole_weights
@@ -246,7 +247,8 @@ def _finish(setup: Setup, tokenizer: Any, interrupts: Interrupts) -> None:
     config, accelerator, sharded = setup.run.config, setup.run.accelerator, setup.run.sharded
     if (accelerator.is_main_process or sharded) and config.tuner == "full":
         published = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
-        (setup.run.module if sharded else setup.model).to(getattr(published, "dtype", None) or torch.float32)
+        model = setup.run.module if sharded else setup.model
+        round_weights(model, getattr(published, "dtype", None) or torch.float32, config.seed)
     weights = whole_weights(setup.model, accelerator.is_main_process) if sharded else None
     if accelerator.is_main_process:
         try:
