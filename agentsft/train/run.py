@@ -30,8 +30,8 @@ from agentsft.train.metrics import RowsFile, until
 from agentsft.train.nonfinite import NON_FINITE, STEP_SKIPPED, ledger_entries
 from agentsft.train.peers import lost_peer
 from agentsft.train.reporter import Reporter, TrainResult
-from agentsft.train.saver import Saver
 from agentsft.train.rounding import round_weights
+from agentsft.train.saver import Saver
 from agentsft.train.saving import save_model
 from agentsft.train.setup import Setup, set_up
 from agentsft.train.shard import whole_weights
