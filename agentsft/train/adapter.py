@@ -14,6 +14,7 @@ from agentsft.config import TrainConfig
 from agentsft.encode.load import adapter_base
 from agentsft.errors import UserError
 from agentsft.train.quantize import COMPUTE, dequantized, is_quantized, loading_arguments, settle
+from agentsft.train.rounding import round_weights
 from agentsft.train.saving import save_model
 
 TOLERANCE = 1e-4
@@ -85,6 +86,8 @@ def merge_adapter(
             f"{TOLERANCE:g}; nothing is written."
         )
     saved_as = _saved_dtype(base, dtype, trust_remote_code)
+    if saved_as == _saved_dtype(base, "auto", trust_remote_code) and not (run and run.load_in_4bit):
+        round_weights(merged, saved_as, 0)  # other bases lie between its values: the nearest are right on average
     try:
         output.mkdir(parents=True, exist_ok=True)
         save_model(merged.to(saved_as), tokenizer, output)

@@ -12,7 +12,7 @@ CHUNK = 1 << 26
 
 
 def round_weights(model: nn.Module, dtype: torch.dtype, seed: int) -> None:
-    """Makes `model` one of `dtype`. Trained float32 weights go to bfloat16 up or down by chance, others to the nearest.
+    """Makes `model` one of `dtype`. Float32 weights go to bfloat16 up or down by chance, to others as the nearest.
 
     A published weight is a bfloat16, and training moves it by less than half the distance to the next one where the
     learning rate is small or steps are few: the nearest would often be the published one again. By chance the mean is
@@ -21,7 +21,7 @@ def round_weights(model: nn.Module, dtype: torch.dtype, seed: int) -> None:
     """
     if dtype == torch.bfloat16:
         for name, weight in model.named_parameters():
-            if weight.requires_grad and weight.dtype == torch.float32:
+            if weight.dtype == torch.float32:
                 generator = torch.Generator(weight.device).manual_seed(crc32(name.encode()) ^ seed)
                 _round(weight.detach(), generator)
     model.to(dtype)

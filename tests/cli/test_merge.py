@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from agentsft.cli.app import app
@@ -33,7 +34,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, smollm2_tokenizer: Any) -> Pa
     return folder
 
 
-def adapter(base: Path, folder: Path, **settings: Any) -> Path:
+def adapter(base: Path, folder: Path, std: float = 0.1, **settings: Any) -> Path:
     """An adapter whose weights are random, so that it changes every logit."""
     torch.manual_seed(1)
     model = get_peft_model(
@@ -42,7 +43,7 @@ def adapter(base: Path, folder: Path, **settings: Any) -> Path:
     )
     for name, parameter in model.named_parameters():
         if "lora_" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
+            torch.nn.init.normal_(parameter, std=std)
     model.save_pretrained(str(folder))
     return folder
 
@@ -69,6 +70,24 @@ def test_a_merged_model_has_the_logits_of_base_and_adapter(base: Path, tmp_path:
     torch.testing.assert_close(merged, adapted, rtol=1e-4, atol=1e-4)
     assert "100.0% with the same likeliest token" in said
     assert not (tmp_path / "merged" / "adapter_config.json").exists()
+
+
+def test_an_adapter_smaller_than_the_steps_of_bfloat16_is_not_lost(base: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    published = AutoModelForCausalLM.from_pretrained(base).bfloat16()
+    published.save_pretrained(tmp_path / "base")
+    folder = adapter(tmp_path / "base", tmp_path / "adapter", std=0.003)
+    adapters.merge_adapter(str(folder), str(tmp_path / "base"), tmp_path / "out", tokenizer, [[1, 2, 3]])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    start = {name: value.clone() for name, value in plain.state_dict().items()}
+    whole = PeftModel.from_pretrained(plain, str(folder)).merge_and_unload().state_dict()
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    wanted, found, nearest = (
+        torch.cat([(weights[name].float() - start[name]).flatten() for name in start])
+        for weights in (whole, saved, {name: value.bfloat16() for name, value in whole.items()})
+    )
+    assert float(found @ wanted / wanted.square().sum()) == pytest.approx(1.0, abs=0.2)
+    assert float(nearest @ wanted / wanted.square().sum()) < 0.5
 
 
 def test_rows_of_the_run_are_compared_and_its_tokenizer_and_format_go_along(base: Path, tmp_path: Path) -> None:

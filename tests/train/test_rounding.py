@@ -14,9 +14,9 @@ from tests.train.test_run import config, run
 from tests.train.tiny import tiny_model
 
 
-def rounded(values: torch.Tensor, seed: int = 0, name: str = "weight", trained: bool = True) -> torch.Tensor:
+def rounded(values: torch.Tensor, seed: int = 0, name: str = "weight") -> torch.Tensor:
     module = nn.Module()
-    module.register_parameter(name, nn.Parameter(values.clone(), requires_grad=trained))
+    module.register_parameter(name, nn.Parameter(values.clone()))
     round_weights(module, torch.bfloat16, seed)
     return module.get_parameter(name).detach()
 
@@ -32,11 +32,10 @@ def test_a_weight_goes_to_one_of_its_two_neighbours_and_is_right_on_average() ->
     assert ((share_up - expected).abs() < 5 * (expected * (1 - expected) / 20_000).sqrt() + 1e-9).all()
 
 
-def test_bfloat16_values_and_frozen_weights_are_rounded_to_the_nearest() -> None:
+def test_bfloat16_values_stay() -> None:
     values = torch.randn(1000, generator=torch.Generator().manual_seed(2))
     exact = values.bfloat16()
     assert torch.equal(rounded(exact.float()), exact)
-    assert torch.equal(rounded(values, trained=False), exact)
     assert not torch.equal(rounded(values), exact)
 
 
