@@ -11,9 +11,11 @@ import torch
 import torch._functorch.config as partitioner
 import torch._inductor.config as inductor
 from torch import distributed, nn
+from torch._dynamo.utils import counters
 from torch.nn import functional
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from agentsft.train import compiled, weight_gradients
 from agentsft.train.weight_gradients import adding_up, give_gradients
@@ -105,6 +107,18 @@ def again(layer: Layer, call: Any) -> None:
     with adding_up(layer.parameters()):
         assert layer.gate.weight.grad is None
         loss.backward()
+
+
+def test_layers_computed_again_in_the_backward_pass_are_not_compiled_again(layer: Layer) -> None:
+    compiled.compile_once()
+    layer.compile(dynamic=True)
+    again = partial(checkpoint, layer, use_reentrant=False)
+    plain = passes(layer, again, add=False)
+    graphs = counters["stats"]["unique_graphs"]
+    ours = passes(layer, again, add=True)
+    assert counters["stats"]["unique_graphs"] == graphs > 0
+    for name, gradient in plain.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-6, atol=1e-5 * float(gradient.abs().max()))
 
 
 def test_under_ddp_the_sums_are_parts_of_its_buckets(layer: Layer) -> None:
