@@ -8,7 +8,8 @@ import torch
 from torch import fx, nn
 from torch.utils.checkpoint import CheckpointPolicy
 
-from agentsft.train import weight_gradients
+from agentsft.train import joined, weight_gradients
+from agentsft.train.joined import add_products, join_products, lower_side_by_side
 from agentsft.train.model import decoder_layers
 from agentsft.train.weight_gradients import give_gradients
 
@@ -45,13 +46,16 @@ def save_less() -> None:
 
     class Passes(CustomGraphPass):
         def __call__(self, graph: fx.Graph) -> None:
+            join_products(graph)
+            add_products(graph)
             keep_weights(graph)
             give_gradients(graph)
             scale_behind(graph)
 
         def uuid(self) -> Any:
-            return get_hash_for_files((__file__, weight_gradients.__file__))
+            return get_hash_for_files((__file__, joined.__file__, weight_gradients.__file__))
 
+    lower_side_by_side()
     for name in ("materialized_backward", "used_far_apart", "long_fusible_chains"):
         setattr(partitioner, f"ban_recompute_{name}", False)
     inductor.joint_custom_post_pass = Passes()
