@@ -12,6 +12,7 @@ from torch import nn
 
 from agentsft.batch.collate import MicroBatch
 from agentsft.data.mixture import GROUPS
+from agentsft.train.vocabulary import Vocabulary
 
 CHUNK_BYTES = {"cpu": 1 << 27, "cuda": 1 << 30}
 """Logits of one chunk, by device: large enough that matrix products run at full speed."""
@@ -56,7 +57,13 @@ def chunk_rows(head: Head, device: torch.device) -> int:
 
 
 def chunked_loss(
-    head: Head, hidden: torch.Tensor, batch: MicroBatch, chunk: int, compiled: bool = False, scale: float | None = None
+    head: Head,
+    hidden: torch.Tensor,
+    batch: MicroBatch,
+    chunk: int,
+    compiled: bool = False,
+    scale: float | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum of weight * nll over the batch's targets, and the detached sum of nll by label, float32[GROUPS].
 
@@ -65,12 +72,13 @@ def chunked_loss(
     time, so that logits are neither kept nor computed twice. The softmax is float32.
 
     `scale` is what the loss will be multiplied by before its backward pass, where that is known: gradients are computed
-    with it at once, and the whole of the head's is not multiplied afterwards.
+    with it at once, and the whole of the head's is not multiplied afterwards. With a `vocabulary` the head's is then
+    added to the gradient of the passes before.
     """
     parameters = [p for p in head.embeddings.parameters() if p.requires_grad]
     softmax = _compiled_softmax() if compiled else _softmax
     if torch.is_grad_enabled() and (hidden.requires_grad or parameters):
-        return _ChunkedLoss.apply(head, batch, chunk, softmax, scale, parameters, hidden, *parameters)
+        return _ChunkedLoss.apply(head, batch, chunk, softmax, scale, vocabulary, parameters, hidden, *parameters)
     sums = _Sums(batch, hidden.device)
     for rows in _chunks(len(hidden), chunk):
         sums.add(head(hidden[rows]), rows, softmax)
@@ -86,6 +94,7 @@ class _ChunkedLoss(torch.autograd.Function):
         chunk: int,
         softmax: Softmax,
         scale: float | None,
+        vocabulary: Vocabulary | None,
         parameters: list[nn.Parameter],
         hidden: torch.Tensor,
         *_: torch.Tensor,
@@ -93,13 +102,22 @@ class _ChunkedLoss(torch.autograd.Function):
         # The parameters are arguments too, so that autograd hands them their gradients and DDP's hooks fire.
         sums = _Sums(batch, hidden.device)
         d_hidden = torch.empty_like(hidden)
-        linear = _Product(head.matrix, hidden) if head.matrix is not None else _ByAutograd(head, parameters)
+        linear: _Product | _ByAutograd
+        if head.matrix is None:
+            linear = _ByAutograd(head, parameters)
+        else:
+            before = vocabulary.before(head.matrix) if vocabulary is not None and scale is not None else None
+            linear = _Product(head.matrix, hidden, before)
         for rows in _chunks(len(hidden), chunk):
             d_logits, boost = sums.add(linear.logits(hidden[rows]), rows, softmax)
             factor = (1.0 if scale is None else scale) / boost
             d_rows = linear.backward(d_logits, factor)
             d_hidden[rows] = d_rows * factor if factor != 1.0 else d_rows
-        ctx.gradients, ctx.scaled = [d_hidden, *linear.gradients], scale is not None
+        gradients = linear.gradients
+        if vocabulary is not None and head.matrix is not None and gradients:
+            vocabulary.keep(head.matrix, gradients[0])
+            gradients = [gradients[0].detach()]  # of its own for autograd, which would copy what others hold
+        ctx.gradients, ctx.scaled = [d_hidden, *gradients], scale is not None
         ctx.mark_non_differentiable(sums.by_label)
         return sums.loss, sums.by_label
 
@@ -108,19 +126,20 @@ class _ChunkedLoss(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if not ctx.scaled:
             gradients = [gradient.mul_(outer[0]) for gradient in gradients]
-        return *(None,) * 6, *gradients
+        return *(None,) * 7, *gradients
 
 
 class _Product:
-    """Logits as one matrix product, whose weight gradient is summed over the chunks in float32."""
+    """Logits as one matrix product, whose weight gradient is summed over the chunks in float32, and to `before`."""
 
-    def __init__(self, weight: nn.Parameter, hidden: torch.Tensor) -> None:
+    def __init__(self, weight: nn.Parameter, hidden: torch.Tensor, before: torch.Tensor | None) -> None:
         self.dtype = _dtype(weight, hidden.device)
         self.weight = weight.detach().to(self.dtype)
         # Under FSDP2 the weight has 16 bits, but the sum over the chunks is not rounded each time.
         wide = torch.promote_types(weight.dtype, torch.float32)
-        self.gradient = torch.empty_like(weight, dtype=wide) if weight.requires_grad else None
-        self.empty = True
+        self.gradient, self.empty = before, before is None
+        if before is None and weight.requires_grad:
+            self.gradient = torch.empty_like(weight, dtype=wide)
 
     @property
     def gradients(self) -> list[torch.Tensor]:

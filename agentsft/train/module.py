@@ -14,6 +14,7 @@ from agentsft.batch.collate import MicroBatch
 from agentsft.train.attention import Attention
 from agentsft.train.loss import Head, chunk_rows, chunked_loss, plain_loss
 from agentsft.train.offload import Offload
+from agentsft.train.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from agentsft.train.tail import Tail
@@ -29,7 +30,8 @@ class LossModule(nn.Module):
 
     `model` is a Transformers model or PEFT's wrapper of one. `own_head` False leaves the logits to the model's own
     forward, for heads that `Head` does not know. `tail` is that of its decoder. `compiled` compiles the softmax.
-    `offload` keeps the hidden states that wait for the backward pass in host memory.
+    `offload` keeps the hidden states that wait for the backward pass in host memory. `vocabulary` has the gradient of
+    the embeddings, and of a head that is tied to them.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class LossModule(nn.Module):
         tail: Tail | None = None,
         compiled: bool = False,
         offload: Offload | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -48,6 +51,7 @@ class LossModule(nn.Module):
         self.tail = tail
         self.compiled = compiled
         self.offload = offload
+        self.vocabulary = vocabulary
 
     def forward(self, batch: MicroBatch, scale: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of weight * nll (float32, differentiable) and sums of nll by label (float32[len(LABELS)], detached).
@@ -64,7 +68,8 @@ class LossModule(nn.Module):
             else:
                 hidden = decode(model.get_decoder(), batch, self.attention).flatten(0, 1).index_select(0, batch.rows)
         head = Head(model)
-        return chunked_loss(head, hidden, batch, chunk_rows(head, hidden.device), self.compiled, scale)
+        chunk = chunk_rows(head, hidden.device)
+        return chunked_loss(head, hidden, batch, chunk, self.compiled, scale, self.vocabulary)
 
     @torch.no_grad()
     def ask(self, question: Callable[[Any], T]) -> T:
@@ -73,6 +78,11 @@ class LossModule(nn.Module):
         Under FSDP2 it sees whole weights, as `forward` does, and all processes ask the same together.
         """
         return question(self.model)
+
+    def end_pass(self) -> None:
+        """To be called behind a backward pass, whether it went well or failed."""
+        if self.vocabulary is not None:
+            self.vocabulary.end()
 
     def _offloaded(self, model: Any, batch: MicroBatch) -> AbstractContextManager[Any]:
         if self.offload is None:

@@ -74,6 +74,8 @@ def _one(run: Run, pack: Pack, scale: float, sums: torch.Tensor, last: bool) -> 
         if exchanging or not pack.trees:
             raise while_synchronising(run, pack, reason) from None
         return reason or "out of memory"
+    finally:
+        run.accelerator.unwrap_model(run.module).end_pass()
     sums[0] += loss.detach()
     sums[1:] += by_label
     return ""

@@ -46,6 +46,7 @@ from agentsft.train.reporter import Reporter, Silent, Summary
 from agentsft.train.shard import reshard, sharded_module, sharding_note, sync_each_batch
 from agentsft.train.shards import restore
 from agentsft.train.tail import Tail, find_tail
+from agentsft.train.vocabulary import find_vocabulary
 from agentsft.types import Example, TokenTree
 
 CPU_FILL = 1024
@@ -196,6 +197,7 @@ def _module(
     if compiled:
         notes.append(compile_layers(module.model, sharding is not None, tail.norm if tail else None))
     module.attention, module.own_head, module.tail, module.compiled = layout.attention, not head, tail, compiled
+    module.vocabulary = None if sharding or head else find_vocabulary(base_model(module.model))
     module.offload = Offload(accelerator.device) if config.activation_offloading else None
     return module, layout, notes
 

@@ -31,6 +31,7 @@ from agentsft.train.module import LossModule, base_model
 from agentsft.train.setup import _prepared, ddp_settings
 from agentsft.train.shard import shard
 from agentsft.train.tail import find_tail
+from agentsft.train.vocabulary import find_vocabulary
 from agentsft.types import Example, TokenTree
 from tests.batch.trees import VOCAB
 
@@ -96,7 +97,8 @@ def step_run(
     share = settings.share_prefixes is not False and not layout.split
     AcceleratorState._reset_state()  # another test may have left another precision
     accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[ddp_settings()])
-    module = LossModule(model, layout.attention, tail=find_tail(base_model(model)))
+    tail, vocabulary = find_tail(base_model(model)), None if sharding else find_vocabulary(base_model(model))
+    module = LossModule(model, layout.attention, tail=tail, vocabulary=vocabulary)
     if sharding:
         shard(module, sharding, accelerator.device, "fp32")
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=0.0)
