@@ -69,9 +69,7 @@ def main() -> None:
     def step(run: Any, number: int) -> dict[str, Any]:
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        row = train_step(run, number)
-        if cuda:
-            torch.cuda.synchronize()
+        row = train_step(run, number)  # which waits for the device
         facts = {"ended": time.time(), "compilations": compilations(), **allocator()}
         facts |= {"passes": row["micro_batches"] / run.accelerator.num_processes}
         write(kind="step", **row | facts | ({} if number else {"largest_pack": largest_pack(run)}))

@@ -38,3 +38,8 @@ def epochs_done(steps: int, n: int, batch_size: int) -> float:
     """Passes over the data that are complete after `steps` steps, with the fraction of the current one."""
     epochs, within = divmod(steps, steps_per_epoch(n, batch_size))
     return epochs + min(within * batch_size, n) / n
+
+
+def is_due(every: int | None, step: int) -> bool:
+    """Whether what happens `every` so many steps happens after this one."""
+    return every is not None and step % every == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from agentsft.batch.collate import MicroBatch, collate
-from agentsft.batch.order import epochs_done, step_indices, steps_per_epoch
+from agentsft.batch.order import epochs_done, is_due, step_indices, steps_per_epoch
 from agentsft.batch.pack import Pack, Planner, StepPlan
 from agentsft.config import TrainConfig
 from agentsft.data.mixture import GROUPS, Mixture, by_label, loss_by_source
@@ -25,7 +25,7 @@ from agentsft.train.interrupt import Asked
 from agentsft.train.metrics import finite, loss_by_label
 from agentsft.train.nonfinite import NON_FINITE, culprits
 from agentsft.train.optim import learning_rate
-from agentsft.train.passes import backward, evaluated
+from agentsft.train.passes import Begun, backward, begin, evaluated, forget
 from agentsft.train.shard import clip, reshard
 from agentsft.types import LABELS, TokenTree
 
@@ -49,7 +49,8 @@ class Run:
     for a NaN or infinite loss or gradient. Of this process alone: `limit`, the most tokens of a pass after memory ran
     out, `proven`, the most tokens (padding included) of a pass that went well, and `halved`, how often memory ran out
     since the last step that said so. `sharded` is for FSDP2, whose gradients are exchanged once a step, or after each
-    pass where `sync_each` says so.
+    pass where `sync_each` says so. With `overlapping` the device computes a step's first forward pass, `begun`, while
+    the host ends the step before.
     """
 
     config: TrainConfig
@@ -71,14 +72,19 @@ class Run:
     halved: int = 0
     sharded: bool = False
     sync_each: bool = False
+    overlapping: bool = False
+    begun: Begun | None = None
 
     def __post_init__(self) -> None:
         self._ahead = Ahead(self._prepared)
         self._first: tuple[Pack, MicroBatch] | None = None
+        self._taken: tuple[int, Prepared] | None = None
 
     def prepared(self, step: int) -> Prepared:
         """The plan of step number `step`, with what else `begin` has made of it."""
-        made = self._ahead.take(step)
+        if self._taken is None or self._taken[0] != step:
+            self._taken = step, self._ahead.take(step)
+        made = self._taken[1]
         self._first = made.first
         return made
 
@@ -125,6 +131,10 @@ class Run:
         """Forgets the gradients. DDP's are parts of its buckets, and would be there twice if they were made anew."""
         self.optimizer.zero_grad(set_to_none=self.accelerator.num_processes == 1 or self.sharded)
 
+    def scale(self, plan: StepPlan) -> float:
+        """What a pass's loss is multiplied by, since gradients are averaged over the ranks."""
+        return self.accelerator.num_processes / self.denominator(plan)
+
     def denominator(self, plan: StepPlan) -> float:
         """What the sum of weight * nll over all ranks is divided by."""
         return plan.num_items if self.config.normalize == "items" else plan.weights
@@ -148,7 +158,12 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
         sums_on_device = backward(run, plan, _seed(config.seed, step, run.accelerator.process_index))
         run.begin(step + 1)
         norm = _update(run)
-        *sums, halved, grad_norm = _reduced(run, sums_on_device, norm)
+        found = _reduced(run, sums_on_device, norm)
+        if run.overlapping and step + 1 < run.total_steps and not is_due(config.eval_steps, step + 1):
+            following = run.prepared(step + 1).plan
+            if following.num_items:
+                begin(run, following)
+        *sums, halved, grad_norm = found()
         skipped = "" if math.isfinite(grad_norm) else "non-finite gradient"
     seconds = time.perf_counter() - started
     row: dict[str, Any] = {
@@ -178,6 +193,7 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     # An overflow under fp16's scaled loss is no fault: the scaler lowers its scale.
     if plan.num_items and (row["loss"] is None or run.accelerator.scaler is None):
         run.bad_steps += 1
+        forget(run)
         row[NON_FINITE] = culprits(run, step)
     return row
 
@@ -221,6 +237,7 @@ def evaluate(run: Run, trees: Sequence[TokenTree], asked: Asked = lambda: 0) -> 
     rank, batch_size = run.accelerator.process_index, max(run.config.batch_size, 64)
     sums = torch.zeros(1 + GROUPS, device=run.accelerator.device)
     items, denominator, counts = 0, 0.0, np.zeros(len(LABELS), np.int64)
+    forget(run)
     run.module.eval()
     with torch.no_grad():
         for first in range(0, len(trees), batch_size):
@@ -232,7 +249,7 @@ def evaluate(run: Run, trees: Sequence[TokenTree], asked: Asked = lambda: 0) -> 
             denominator += run.denominator(plan)
             evaluated(run, list(plan.ranks[rank]), sums)
     _back_to_training(run)
-    *total, halved = _reduced(run, sums)
+    *total, halved = _reduced(run, sums)()
     row = {
         "eval_loss": finite(total[0] / denominator) if denominator else None,
         "eval_loss_by_label": loss_by_label(by_label(total[1:]), counts),
@@ -248,12 +265,22 @@ def _back_to_training(run: Run) -> None:
         reshard(run.module)
 
 
-def _reduced(run: Run, sums: torch.Tensor, *same: torch.Tensor) -> list[float]:
+def _reduced(run: Run, sums: torch.Tensor, *same: torch.Tensor) -> Callable[[], list[float]]:
     """The sums over all ranks, how often memory ran out on any of them since this was last asked, and the numbers that
-    are the `same` on all ranks. Here the host waits for the device."""
+    are the `same` on all ranks. The host waits for the device where it calls what is given."""
     more = torch.cat([sums, sums.new_tensor([run.halved])])
     run.halved = 0
-    return torch.cat([run.accelerator.reduce(more, reduction="sum"), *(one.reshape(1) for one in same)]).tolist()
+    found = torch.cat([run.accelerator.reduce(more, reduction="sum"), *(one.reshape(1) for one in same)])
+    if found.device.type != "cuda":
+        return found.tolist
+    on_host, copied = found.to("cpu", non_blocking=True), torch.cuda.Event()
+    copied.record()
+
+    def wait() -> list[float]:
+        copied.synchronize()
+        return on_host.tolist()
+
+    return wait
 
 
 def _peak_memory(device: torch.device) -> float:

@@ -3,18 +3,69 @@
 from __future__ import annotations
 
 import gc
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from agentsft.batch.pack import Pack, StepPlan
 from agentsft.data.mixture import GROUPS
 from agentsft.train.memory import columns, divided, halve, out_of_memory, while_synchronising
+from agentsft.train.module import base_model
 from agentsft.train.weight_gradients import adding_up
 
 if TYPE_CHECKING:
     from agentsft.train.loop import Run
+
+
+def overlaps(device: torch.device, precision: str, model: Any) -> bool:
+    """Whether a step's first pass is begun while the host ends the step before: where a GPU would wait for the host.
+
+    Not under fp16, whose scaler may change the loss's scale meanwhile, nor with dropout, whose random numbers are drawn
+    in the order of the passes.
+    """
+    text = base_model(model).config.get_text_config().to_dict()
+    rates = [text[name] for name in text if "drop" in name] + [
+        m.p for m in model.modules() if isinstance(m, nn.Dropout)
+    ]
+    return device.type == "cuda" and precision != "fp16" and not any(isinstance(rate, float) and rate for rate in rates)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The forward pass of a step's first `pack`, computed by the device while the host ends the step before."""
+
+    pack: Pack
+    loss: torch.Tensor
+    by_label: torch.Tensor
+
+
+def begin(run: Run, plan: StepPlan) -> None:
+    """Lets the device compute the first forward pass of the step of `plan`, whose `backward` comes next.
+
+    So the device does not wait while the host looks at the step before and prepares this one. Nothing is begun where
+    memory runs out, or where the pass would be divided.
+    """
+    packs = plan.ranks[run.accelerator.process_index]
+    if not packs or (run.limit is not None and packs[0].size > run.limit):
+        return
+    try:
+        with _exchange(run, _is_last(run, packs, 0)):
+            run.begun = Begun(packs[0], *_forward(run, packs[0], run.scale(plan)))
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        forget(run)
+        release()
+
+
+def forget(run: Run) -> None:
+    """Throws away what `begin` began, for whatever else the model has to compute first."""
+    run.begun = None
+    run.accelerator.unwrap_model(run.module).end_pass()
 
 
 def backward(run: Run, plan: StepPlan, seed: int | None = None) -> torch.Tensor:
@@ -26,7 +77,7 @@ def backward(run: Run, plan: StepPlan, seed: int | None = None) -> torch.Tensor:
     empty one after all others, since a failure in the middle of the exchange could not be undone. Under FSDP2 every
     pass needs all ranks, so there it is an error.
     """
-    scale = run.accelerator.num_processes / run.denominator(plan)  # gradients are averaged over the ranks
+    scale = run.scale(plan)
     while True:
         if seed is not None:
             torch.manual_seed(seed)
@@ -42,28 +93,42 @@ def backward(run: Run, plan: StepPlan, seed: int | None = None) -> torch.Tensor:
 
 def _all(run: Run, packs: list[Pack], scale: float, sums: torch.Tensor) -> tuple[Pack, str] | None:
     """All passes, added to `sums`; where memory ran out in one, its pack and the reason."""
-    alone = run.accelerator.num_processes == 1 or run.sharded
     for number, pack in enumerate(packs):
-        size = columns(pack, run.multiple)
-        last = number == len(packs) - 1 and (alone or not pack.trees or size <= run.proven)
+        last = _is_last(run, packs, number)
         if failed := _one(run, pack, scale, sums, last):
             return pack, failed
-        run.proven = max(run.proven, size)
+        run.proven = max(run.proven, columns(pack, run.multiple))
         if last:
             return None
     _one(run, Pack((), rows=packs[-1].rows if packs else False), scale, sums, last=True)
     return None
 
 
+def _is_last(run: Run, packs: Sequence[Pack], number: int) -> bool:
+    """Whether gradients are exchanged with this pass, since it is known to go well, or there is nobody else."""
+    if number < len(packs) - 1:
+        return False
+    pack, alone = packs[number], run.accelerator.num_processes == 1 or run.sharded
+    return alone or not pack.trees or columns(pack, run.multiple) <= run.proven
+
+
+def _exchange(run: Run, last: bool) -> AbstractContextManager[Any]:
+    """Around forward and backward pass: whether DDP exchanges gradients then."""
+    return nullcontext() if run.sharded or last else run.accelerator.no_sync(run.module)
+
+
 def _one(run: Run, pack: Pack, scale: float, sums: torch.Tensor, last: bool) -> str:
     """One pass; the reason where memory ran out, which must not outlive the error, since that holds the activations."""
     exchanging = run.sharded
-    known = scale if run.accelerator.scaler is None else None  # fp16's scaler multiplies the loss once more
+    begun, run.begun = run.begun, None
     try:
         if run.sharded:
             run.module.set_requires_gradient_sync(last or run.sync_each)
-        with nullcontext() if run.sharded or last else run.accelerator.no_sync(run.module):
-            loss, by_label = _forward(run, pack, known)
+        with _exchange(run, last):
+            if begun is not None and begun.pack is pack:
+                loss, by_label = begun.loss, begun.by_label
+            else:
+                loss, by_label = _forward(run, pack, scale)
             exchanging = run.sharded or (last and run.accelerator.num_processes > 1)
             with adding_up([] if run.sharded else run.module.parameters()):
                 run.accelerator.backward(loss * scale)
@@ -75,6 +140,7 @@ def _one(run: Run, pack: Pack, scale: float, sums: torch.Tensor, last: bool) -> 
             raise while_synchronising(run, pack, reason) from None
         return reason or "out of memory"
     finally:
+        begun = None
         run.accelerator.unwrap_model(run.module).end_pass()
     sums[0] += loss.detach()
     sums[1:] += by_label
@@ -103,7 +169,9 @@ def evaluated(run: Run, packs: list[Pack], sums: torch.Tensor) -> None:
 
 
 def _forward(run: Run, pack: Pack, scale: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    return run.module(run.batch_of(pack).to(run.accelerator.device), scale)
+    """Loss and losses by label, without the scale, which fp16's scaler would multiply once more."""
+    known = scale if run.accelerator.scaler is None else None
+    return run.module(run.batch_of(pack).to(run.accelerator.device), known)
 
 
 def release() -> None:

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from agentsft.batch.order import epochs_done
+from agentsft.batch.order import epochs_done, is_due
 from agentsft.config import TrainConfig
 from agentsft.encode.examples import RowOf
 from agentsft.errors import UserError
@@ -126,17 +126,17 @@ class _Steps:
             self._files(),
             kind(self.setup.output, self.setup.model, run.optimizer, limit, reporter) as saver,
         ):
-            if not start or _due(config.eval_steps, start):  # where an interrupted run left it out
+            if not start or is_due(config.eval_steps, start):  # where an interrupted run left it out
                 self._held_out(start)
             asked = self.interrupts.asked()
             while step < run.total_steps and not asked and not self._exhausted():
                 self.last = step = step + 1
                 self._step(step, saver)
                 garbage.after_step()
-                if _due(config.eval_steps, step):
+                if is_due(config.eval_steps, step):
                     self._held_out(step)
                 asked = self.interrupts.asked()
-                if not asked and _due(config.save_steps, step):
+                if not asked and is_due(config.save_steps, step):
                     self._save(saver, step)
             if not asked:
                 self._held_out(step)
@@ -236,10 +236,6 @@ class _Steps:
                 f"Out of memory {where}: passes were halved {times} times and repeated, and stay smaller; "
                 f"micro_batch_tokens: {limit} avoids it."
             )
-
-
-def _due(every: int | None, step: int) -> bool:
-    return every is not None and step % every == 0
 
 
 def _finish(setup: Setup, tokenizer: Any, interrupts: Interrupts) -> None:

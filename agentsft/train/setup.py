@@ -41,6 +41,7 @@ from agentsft.train.model import load_model, parameter_counts, resolve_precision
 from agentsft.train.module import LossModule, base_model
 from agentsft.train.offload import Offload
 from agentsft.train.optim import default_learning_rate, make_optimizer
+from agentsft.train.passes import overlaps
 from agentsft.train.probe import head_fault
 from agentsft.train.reporter import Reporter, Silent, Summary
 from agentsft.train.shard import reshard, sharded_module, sharding_note, sync_each_batch
@@ -145,6 +146,7 @@ def set_up(
         mixture=mixture,
         sharded=sharding is not None,
         sync_each=sync_each,
+        overlapping=sharding is None and overlaps(device, precision, model),
     )
     largest = int(max(part.column("tokens").max(initial=0) for part in (examples, eval_trees.examples)))
     _set_lengths(run, layout, largest)
