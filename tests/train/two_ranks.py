@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from agentsft.config import TrainConfig
-from agentsft.train import compiled, passes
+from agentsft.train import compiled, passes, setup
 from agentsft.train.compiled import compile_layers
 from agentsft.train.judge import NONE, Judge
 from agentsft.train.nonfinite import culprits
@@ -110,7 +110,10 @@ def short_runs(
     reporter: Reporter | None = None,
     judge: Judge = NONE,
 ) -> None:
-    """Trains the model in `folder` into each output folder; a second run of the same folder goes on from the first."""
+    """Trains the model in `folder` into each output folder; a second run of the same folder goes on from the first.
+
+    In the run called whole passes are begun while the step before ends.
+    """
     for output, settings in runs:
         config = TrainConfig(
             model=str(folder / "model"),
@@ -124,7 +127,8 @@ def short_runs(
             resume=True,
             **settings,
         )
-        train(config, tiny_tokenizer(), examples(trees), examples(trees[:3]), reporter or Silent(), judge)
+        with patch.object(setup, "overlaps", lambda *_, output=output: output == "whole"):
+            train(config, tiny_tokenizer(), examples(trees), examples(trees[:3]), reporter or Silent(), judge)
 
 
 if __name__ == "__main__":
