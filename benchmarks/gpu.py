@@ -135,13 +135,14 @@ def run_case(bench: Bench, case: Case) -> dict[str, Any]:
             *(["--lora"] if work.tuner == "lora" else []), *case.extra,
         ]  # fmt: skip
     else:
+        # One step more than is measured: each begins a pass of the one behind it, and the last one would not.
         output = bench.folder / "output"
         profile = case.profile and not bench.options.no_profile
         module = [
             "benchmarks.observed", str(file), *(["--profile"] if profile else []),
             *(word for setting in case.settings for word in ("--set", setting)), "--",
             "--model", str(model), "--data", str(data), "--output", str(output), "--tuner", work.tuner,
-            "--batch-size", str(work.batch), "--loss-scale", work.loss_scale, "--max-steps", str(steps),
+            "--batch-size", str(work.batch), "--loss-scale", work.loss_scale, "--max-steps", str(steps + 1),
             "--learning-rate", str(LEARNING_RATE), *case.extra,
         ]  # fmt: skip
     state, started = bench.run(case.name, bench.options.limit or case.limit, *module)

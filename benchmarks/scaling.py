@@ -89,9 +89,10 @@ def run_case(bench: Bench, name: str, gpus: int) -> dict[str, Any]:
     out.mkdir(parents=True)
     model = bench.model(shape)
     data = options.data if options.data.is_file() else bench.data(work)
+    steps = options.warmup + options.steps + 1  # the last one begins no pass of another, and is not timed
     arguments = [
         "--model", str(model), "--data", str(data), "--output", str(out / "output"),
-        "--batch-size", str(batch), "--loss-scale", work.loss_scale, "--max-steps", str(options.warmup + options.steps),
+        "--batch-size", str(batch), "--loss-scale", work.loss_scale, "--max-steps", str(steps),
         "--learning-rate", str(LEARNING_RATE), *case.extra, *options.extra,
     ]  # fmt: skip
     if case.sharded and gpus > 1 and options.launcher == "torchrun":
@@ -101,14 +102,17 @@ def run_case(bench: Bench, name: str, gpus: int) -> dict[str, Any]:
     files = sorted(out.glob("*.jsonl"))
     ranks = [[json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] for file in files]
     row = {"case": name, "gpus": gpus, "state": state, "shape": shape, "batch": batch, "weak": options.weak}
-    row |= measure(ranks, options.warmup)
+    row |= measure(ranks, options.warmup, options.steps)
     if "largest_pack" in row:
         row["expected_gib"] = expected(case, model, gpus, row["largest_pack"], row["passes"], options.device)
     return row
 
 
-def measure(ranks: list[list[dict[str, Any]]], warmup: int) -> dict[str, Any]:
-    """The figures of a run from the rows of each of its processes, the main one first; empty where it made no step."""
+def measure(ranks: list[list[dict[str, Any]]], warmup: int, count: int | None = None) -> dict[str, Any]:
+    """The figures of a run from the rows of each of its processes, the main one first; empty where it made no step.
+
+    At most `count` steps are timed.
+    """
     steps = [[row for row in rows if row["kind"] == "step"] for rows in ranks]
     if not steps or not steps[0]:
         return {}
@@ -122,7 +126,7 @@ def measure(ranks: list[list[dict[str, Any]]], warmup: int) -> dict[str, Any]:
         "each_peak_gib": [row["memory_gib"] for row in main],
     }
     seconds = [later["ended"] - sooner["ended"] for sooner, later in pairwise(main)]
-    timed = list(zip(main[1:], seconds, strict=True))[max(warmup - 1, 0) :]
+    timed = list(zip(main[1:], seconds, strict=True))[max(warmup - 1, 0) :][:count]
     if timed:
         found["each_step"] = [row["tokens"] / took for row, took in timed]
         found["tokens_per_second"] = median(found["each_step"])

@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.utils.checkpoint import CheckpointPolicy
 
 from agentsft.train import joined, weight_gradients
-from agentsft.train.joined import join_products, lower_side_by_side
+from agentsft.train.joined import add_products, join_products, lower_side_by_side
 from agentsft.train.model import decoder_layers
 from agentsft.train.weight_gradients import give_gradients
 
@@ -47,6 +47,7 @@ def save_less() -> None:
     class Passes(CustomGraphPass):
         def __call__(self, graph: fx.Graph) -> None:
             join_products(graph)
+            add_products(graph)
             keep_weights(graph)
             give_gradients(graph)
             scale_behind(graph)

@@ -1,4 +1,4 @@
-"""Matrix products of one input are computed as one.
+"""Matrix products of one input are computed as one, and products add their results to the residual stream.
 
 Gate and up are two products of the same hidden states. As one they fill the GPU better, and their gradients for what
 they share are added up inside a product, not rounded one by one and added in another pass.
@@ -39,6 +39,39 @@ def join_products(graph: fx.Graph, device: str = "cuda") -> None:
         if total is not None:
             _join(graph, linears, total)
     graph.eliminate_dead_code()
+
+
+def add_products(graph: fx.Graph, device: str = "cuda") -> None:
+    """Lets a product add to what its result alone is added to: the residual stream, in 16 bits."""
+    for product in graph.find_nodes(op="call_function", target=aten.mm.default):
+        value = product.meta["val"]
+        result = product
+        while len(result.users) == 1 and next(iter(result.users)).target in VIEWS[:2]:
+            result = next(iter(result.users))
+        if value.device.type != device or value.dtype not in SIXTEEN_BITS or len(result.users) != 1:
+            continue
+        [adding] = result.users
+        others = [arg for arg in adding.args if arg is not result]
+        if adding.target != aten.add.Tensor or adding.kwargs or len(others) != 1 or not isinstance(others[0], fx.Node):
+            continue
+        whole = adding.meta["val"].shape[-1] == value.shape[1]
+        if not whole or not _alike(others[0], adding) or not _alike(result, adding):
+            continue
+        with graph.inserting_before(adding):
+            both = _new(graph, torch.ops.agentsft.add_product.default, (others[0], *product.args))
+        adding.replace_all_uses_with(both)
+    graph.eliminate_dead_code()
+
+
+@torch.library.custom_op("agentsft::add_product", mutates_args=())
+def _add_product(stream: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """stream [..., d] + a [n, k] @ b [k, d], rounded once."""
+    return torch.addmm(stream.reshape(-1, stream.shape[-1]), a, b).view(stream.shape)
+
+
+@_add_product.register_fake
+def _(stream: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return stream.new_empty(stream.shape)
 
 
 @torch.library.custom_op("agentsft::side_by_side", mutates_args=())

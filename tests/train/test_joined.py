@@ -1,4 +1,4 @@
-"""Products that are joined give what they gave one by one."""
+"""Products that are joined, and those that add to the residual stream, give what they gave one by one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ aten = torch.ops.aten
 
 
 class Block(nn.Module):
-    """A norm, gate, up and down, and the residual stream around them."""
+    """A norm, gate, up and down, and the stream around them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,12 +51,22 @@ class ThreeSummands(Block):
         return super().inner(normed) + normed.repeat(1, INNER // HIDDEN)
 
 
+class ReadTwice(Block):
+    """What is added to the stream is read by something else too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        more = self.down(self.inner(self.norm(x)))
+        return x + more * more.float().mean().to(more.dtype) + more
+
+
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch, settings_of_torch: None) -> Iterator[list[fx.Graph]]:
     """Layers are compiled as on a GPU; the graphs of their forward and backward passes."""
     seen: list[fx.Graph] = []
     join = partial(joined.join_products, device="cpu")
-    monkeypatch.setattr(compiled, "join_products", lambda graph: (join(graph), seen.append(graph)))
+    add = partial(joined.add_products, device="cpu")
+    monkeypatch.setattr(compiled, "join_products", join)
+    monkeypatch.setattr(compiled, "add_products", lambda graph: (add(graph), seen.append(graph)))
     monkeypatch.setattr(compiled, "give_gradients", partial(weight_gradients.give_gradients, device="cpu"))
     torch._dynamo.reset()
     with inductor.patch(fx_graph_cache=False), partitioner.patch(enable_autograd_cache=False):
@@ -86,12 +96,13 @@ def apart(ours: dict[str, Any], others: dict[str, Any]) -> float:
     return max(float((ours[name] - other).float().norm() / other.float().norm()) for name, other in others.items())
 
 
-def test_gate_and_up_are_one_product(graphs: list[fx.Graph]) -> None:
+def test_gate_and_up_are_one_product_and_down_adds_to_the_stream(graphs: list[fx.Graph]) -> None:
     block = Block()
     exact, plain = gradients(block, block, bits=32), gradients(block, block)
     ours = gradients(block, torch.compile(block, dynamic=True))
     [graph] = graphs
-    assert count(graph, aten.mm.default) == 2 + 2  # forward, and gradients of the inputs
+    assert count(graph, aten.mm.default) == 3  # forward, and the gradients of both inputs
+    assert count(graph, torch.ops.agentsft.add_product.default) == 1
     assert apart(ours, exact) < 1.1 * apart(plain, exact) < 2e-2
 
 
@@ -105,13 +116,19 @@ def test_both_gradients_are_written_into_one_matrix_and_each_is_computed_once(gr
     assert kernel
 
 
-@pytest.mark.parametrize("kind", [SeenTwice, ThreeSummands])
-def test_what_others_read_too_is_left_alone(graphs: list[fx.Graph], kind: type[Block]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "joined_once", "added"), [(SeenTwice, False, 4), (ThreeSummands, False, 3), (ReadTwice, True, 0)]
+)
+def test_what_others_read_too_is_left_alone(
+    graphs: list[fx.Graph], kind: type[Block], joined_once: bool, added: int
+) -> None:
+    """`added`: gradients of an input that are not joined are added up by their products."""
     block = kind()
     exact, plain = gradients(block, block, bits=32), gradients(block, block)
     ours = gradients(block, torch.compile(block, dynamic=True))
     [graph] = graphs
-    assert count(graph, torch.ops.agentsft.side_by_side.default) == 0
+    assert count(graph, torch.ops.agentsft.side_by_side.default) == joined_once
+    assert count(graph, torch.ops.agentsft.add_product.default) == added
     assert apart(ours, exact) < 1.1 * apart(plain, exact) < 3e-2
 
 
@@ -119,12 +136,14 @@ def test_float32_products_stay_as_they_are(graphs: list[fx.Graph]) -> None:
     block = Block()
     expected, ours = gradients(block, block, bits=32), gradients(block, torch.compile(block, dynamic=True), bits=32)
     [graph] = graphs
-    assert count(graph, torch.ops.agentsft.side_by_side.default) == count(graph, aten.cat.default) == 0
+    assert count(graph, torch.ops.agentsft.add_product.default) == count(graph, aten.cat.default) == 0
     assert apart(ours, expected) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["qwen3", "cohere"])
-def test_models_train_alike(graphs: list[fx.Graph], name: str) -> None:
+@pytest.mark.parametrize(("name", "added"), [("qwen3", 2), ("cohere", 2 + 3)])
+def test_models_train_alike(graphs: list[fx.Graph], name: str, added: int) -> None:
+    """`added`: products of a layer that add to the stream, and to gradients of an input that all projections share."""
+
     def run(bits: int, compile_it: bool = False) -> dict[str, Any]:
         model = tiny_model(name)
         if compile_it:
@@ -138,4 +157,5 @@ def test_models_train_alike(graphs: list[fx.Graph], name: str) -> None:
 
     exact, plain, ours = run(32), run(16), run(16, compile_it=True)
     assert all(count(graph, torch.ops.agentsft.side_by_side.default) == 1 for graph in graphs)
+    assert {count(graph, torch.ops.agentsft.add_product.default) for graph in graphs} == {added}
     assert apart(ours, exact) < 1.3 * apart(plain, exact)
