@@ -52,9 +52,9 @@ def memory(
     if shards > 1:
         together = shape.parameters - shape.layers * shape.layer_parameters  # embeddings, last norm, head
         casts = 2.0 * (2 * shape.layer_parameters + max(together, shape.head))
-    tokens, loss = activations(shape, checkpointing, offloading), loss_bytes(shape)
+    head = head_bytes(shape, shards)
+    tokens, loss = activations(shape, checkpointing, offloading), 2.0 * CHUNK_BYTES["cuda"] + head
     at_loss, in_layer = (float(pack * each) for each in tokens)
-    head = 4.0 * shape.head if shape.head_trained else 0.0
     begins = at_loss + loss >= in_layer + head
     return Memory(
         weights=weights,
@@ -111,6 +111,6 @@ def layer_gradient_bytes(shape: Shape) -> int:
     return 2 * wide * shape.intermediate + 4 * shape.hidden
 
 
-def loss_bytes(shape: Shape) -> float:
-    """A chunk of logits, their gradient, and the head's gradient before it is added to that of the passes before."""
-    return 2.0 * CHUNK_BYTES["cuda"] + (4.0 * shape.head if shape.head_trained else 0.0)
+def head_bytes(shape: Shape, shards: int) -> float:
+    """The head's gradient before it is added to that of the passes before, where it is not added at once."""
+    return 4.0 * shape.head if shape.head_trained and (shape.adapter or shards > 1) else 0.0

@@ -1,4 +1,4 @@
-"""One gradient for the matrix of the vocabulary, to which the head's products and the embeddings' rows are added.
+"""Gradients of the vocabulary's matrices, to which the head's products and the embeddings' rows are added in place.
 
 By itself autograd makes a matrix of that size for the head in each pass, one for the embeddings that is zero almost
 everywhere, and adds both to the passes before: for a vocabulary of 150,000 a good part of all that is read and written.
@@ -14,33 +14,32 @@ from torch.nn import functional
 
 
 class Vocabulary:
-    """The gradient of a tied matrix while a pass runs, or that of embeddings by themselves.
+    """The gradients of embeddings and `head`, which are one where both are tied, while a pass runs.
 
     `embeddings` look their rows up through it from now on. It is for passes whose gradients are all thrown away where
     one of them fails, as `agentsft.train.passes` does.
     """
 
     def __init__(self, embeddings: nn.Embedding, head: nn.Parameter | None) -> None:
-        self.weight, self.padding = embeddings.weight, embeddings.padding_idx
-        self.tied = head is embeddings.weight
+        self.weight, self.padding, self.head = embeddings.weight, embeddings.padding_idx, head
         self.total: torch.Tensor | None = None
         vars(embeddings)["forward"] = self._look_up
 
     def before(self, weight: nn.Parameter) -> torch.Tensor | None:
         """The gradient of the passes before, for the head's products to add to; nobody else has it from now on."""
-        if not self.tied or weight is not self.weight:
+        if weight is not self.head:
             return None
         self.total, weight.grad = weight.grad, None
         return self.total
 
     def keep(self, weight: nn.Parameter, gradient: torch.Tensor) -> None:
-        """`gradient` is that of `weight` until the pass ends: rows of embeddings are added to it where it lies."""
-        self.total = gradient if self.tied and weight is self.weight else None
+        """`gradient` is that of `weight` until the pass ends: rows of tied embeddings are added to it where it lies."""
+        self.total = gradient if weight is self.head else None
 
     def end(self) -> None:
         """Lets go of the gradient after a pass; one that failed gets it back, so that it stays where DDP has it."""
-        if self.total is not None and self.weight.grad is None:
-            self.weight.grad = self.total
+        if self.total is not None and self.head is not None and self.head.grad is None:
+            self.head.grad = self.total
         self.total = None
 
     def _look_up(self, ids: torch.Tensor) -> torch.Tensor:
@@ -48,13 +47,14 @@ class Vocabulary:
 
     def _add(self, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | None:
         """Adds `rows` [..., d] to those of the gradient at `ids` [...]; gives it where the head does not."""
-        total = self.total if self.total is not None else self.weight.grad
+        shared = self.total if self.weight is self.head else None
+        total = self.weight.grad if shared is None else shared
         if total is None:
             total = torch.zeros_like(self.weight)
         if self.padding is not None:
             rows = rows.masked_fill((ids == self.padding)[..., None], 0.0)
         total.index_put_((ids,), rows.to(total.dtype), accumulate=True)
-        if self.total is not None:
+        if shared is not None:
             return None
         self.weight.grad = None
         return total.detach()

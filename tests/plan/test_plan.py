@@ -38,15 +38,17 @@ OFFLOADED = {**CHECKPOINTED, "activation_offloading": True, "micro_batch_tokens"
 PACK_32K, PACK_64K = {"micro_batch_tokens": 32768}, {"micro_batch_tokens": 65536}
 MEASURED = [
     # rows, conversations a step, steps, shape, settings, GPU, GPUs, sharded; computed tokens, seconds a step, peak GiB
-    (TAU, 16, 6, "1.7B", {}, "H200", 1, False, 0.65, 1.94, 53.8),
+    (TAU, 16, 6, "1.7B", {}, "H200", 1, False, 0.65, 1.79, 52.2),
     (TAU, 16, 6, "1.7B", CHECKPOINTED, "H200", 1, False, 0.65, 2.54, 31.2),
     (TAU, 16, 4, "8B", LORA, "H200", 1, False, 0.65, 6.00, 71.6),
     (TAU, 16, 4, "8B", LORA, "H200", 2, False, 0.66, 3.18, 69.9),
+    (TAU, 16, 4, "8B", LORA, "H200", 2, True, 0.66, 3.36, 62.9),
     (TAU, 16, 4, "8B", CHECKPOINTED, "H200", 2, True, 0.66, 5.41, 87.7),
     (TAU, 32, 7, "1.7B", {}, "H200", 2, False, 0.65, 1.97, 53.1),
     (TAU, 32, 7, "1.7B", {}, "H200", 2, True, 0.65, 2.06, 40.8),
-    (TOOLBENCH, 128, 7, "1.7B", {}, "H200", 1, False, 0.92, 1.95, 53.9),
-    (TOOLBENCH, 128, 7, "1.7B", {}, "H200", 2, False, 0.92, 1.02, 52.7),
+    (TOOLBENCH, 64, 6, "1.7B", {}, "H200", 1, False, 0.92, 1.06, 51.3),
+    (TOOLBENCH, 128, 7, "1.7B", {}, "H200", 1, False, 0.92, 1.96, 52.8),
+    (TOOLBENCH, 128, 7, "1.7B", {}, "H200", 2, False, 0.92, 1.03, 51.2),
     ("117,000 tokens", 1, 4, "1.7B", OFFLOADED, "H200", 1, False, 1.0, 16.01, 38.6),
     ("59,000 tokens", 1, 4, "8B", LORA | OFFLOADED, "H200", 1, False, 1.0, 13.74, 33.9),
     ("59,000 tokens", 1, 4, "8B", LORA | CHECKPOINTED | PACK_64K, "H200", 1, False, 1.0, 13.60, 46.8),
@@ -170,7 +172,7 @@ def test_every_change_that_is_proposed_makes_it_fit(tmp_path: Path) -> None:
         tmp_path, vocab_size=151936, hidden_size=2048, intermediate_size=6144, num_hidden_layers=28,
         num_attention_heads=16, num_key_value_heads=8, head_dim=128,
     )  # fmt: skip
-    tight = replace(H100, memory=36.0)
+    tight = replace(H100, memory=34.5)
     settings: dict[str, Any] = {"batch_size": 64, "micro_batch_tokens": 4096}
     first = plan(large, tight, **settings)
     assert not first.fits
@@ -187,7 +189,7 @@ def test_every_change_that_is_proposed_makes_it_fit(tmp_path: Path) -> None:
     }
     tried = 0
     for change, gib in first.changes:
-        assert gib <= 36.0
+        assert gib <= 34.5
         for words, more in ways.items():
             if change == words:
                 tried += 1
@@ -196,7 +198,7 @@ def test_every_change_that_is_proposed_makes_it_fit(tmp_path: Path) -> None:
     sharded = next(gib for change, gib in first.changes if "FSDP2" in change)
     count = int(next(change for change, _ in first.changes if "FSDP2" in change).split(" by ")[1].split()[0])
     assert plan(large, tight, count, True, **settings).fits
-    assert sharded <= 36.0
+    assert sharded <= 34.5
     smaller = plan(large, replace(H100, memory=28.0), batch_size=64, micro_batch_tokens=16384)
     assert not smaller.fits
     for memory, words in {
