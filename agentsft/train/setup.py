@@ -32,7 +32,7 @@ from agentsft.train.card import write_run_info
 from agentsft.train.compiled import compile_layers
 from agentsft.train.fingerprint import check_fingerprint, fingerprint, other_settings
 from agentsft.train.flops import Flops, peak_flops
-from agentsft.train.fp8 import check_fp8, convert_layers
+from agentsft.train.fp8 import check_fp8, convert_layers, leave_grid, trained_products
 from agentsft.train.kernel import SAMPLE, choose_kernel
 from agentsft.train.launch import Sharding, asked_sharding
 from agentsft.train.layout import Layout, choose_layout
@@ -193,6 +193,8 @@ def _module(
         layout, head, tail = module.ask(lambda model: _answers(base_model(model), config, longest, compiled))
     if sharding:
         reshard(module)
+    if config.fp8 and not resumed:
+        leave_grid(trained_products(module.model), config.seed)
     if config.fp8:  # behind the questions, which compare exact computations
         convert_layers(module.model, config.fp8)
     notes = [*layout.notes, *([f"The model's own logits are used, since {head}."] if head else [])]
