@@ -4,10 +4,11 @@ python -m benchmarks.weights_16 --model FOLDER --data FILE --held-out FILE [--st
     [--ways float32 chance]
 
 All computation is float32 and the same; only what AdamW's step leaves in a weight differs: float32; float32, of which
-the model sees the nearest bfloat16, as under autocast; float32, of which it sees a bfloat16 rounded up or down by
-chance, so that the mean is right; bfloat16 alone, the nearest, or by chance; bfloat16 beside a bfloat16 that keeps what
-was rounded away (Kahan summation). The held-out loss is that of the weights, and of the weights when they are rounded
-to bfloat16 to be served: the nearest, or by chance.
+the model sees the nearest bfloat16, as under autocast; the same, but weights are first placed at random among those
+that round to the published ones; float32, of which it sees a bfloat16 rounded up or down by chance, so that the mean
+is right; bfloat16 alone, the nearest, or by chance; bfloat16 beside a bfloat16 that keeps what was rounded away (Kahan
+summation). The held-out loss is that of the weights, and of the weights when they are rounded to bfloat16 to be
+served: the nearest, or by chance.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from agentsft.batch.pack import Pack
 from agentsft.config import DataConfig
 from agentsft.encode.load import load_preparer, load_rows, load_tokenizer
 from agentsft.train.attention import NAME, Attention
+from agentsft.train.fp8 import leave_grid
 from agentsft.train.module import LossModule
 from agentsft.types import TokenTree
 
@@ -50,6 +52,10 @@ def seen_nearest(old: torch.Tensor, new: torch.Tensor, rest: torch.Tensor, round
     return kept
 
 
+def seen_placed(old: torch.Tensor, new: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
+    return seen_nearest(old, new, rest)
+
+
 def seen_by_chance(old: torch.Tensor, new: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
     return seen_nearest(old, new, rest, by_chance)
 
@@ -63,13 +69,14 @@ def kahan(old: torch.Tensor, new: torch.Tensor, rest: torch.Tensor) -> torch.Ten
 WAYS: dict[str, tuple[str, Keep | None]] = {
     "float32": ("float32", None),
     "autocast": ("float32, seen as the nearest bfloat16", seen_nearest),
+    "autocast-placed": ("float32, placed at random, seen as the nearest bfloat16", seen_placed),
     "autocast-chance": ("float32, seen as bfloat16 by chance", seen_by_chance),
     "nearest": ("bfloat16, nearest", nearest),
     "chance": ("bfloat16, by chance", by_chance),
     "kahan": ("bfloat16 and what was rounded away", kahan),
 }
 
-MASTERS = (seen_nearest, seen_by_chance)
+MASTERS = (seen_nearest, seen_placed, seen_by_chance)
 """Where float32 weights are kept beside what the model sees."""
 
 
@@ -102,6 +109,10 @@ def trained(given: argparse.Namespace, keep: Keep | None) -> list[float]:
             weight.copy_(weight.bfloat16())  # as published
     start = [weight.detach().clone() for weight in weights]
     rests = [torch.zeros_like(weight) for weight in weights]
+    if keep is seen_placed:
+        places = [weight.detach().clone() for weight in weights]
+        leave_grid(places, seed=0)
+        rests = [place - weight for place, weight in zip(places, start, strict=True)]
     module = LossModule(model, Attention("sdpa", torch.device("cpu")))
     optimizer = torch.optim.AdamW(weights, lr=given.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     rows, held_out, losses = trees_of(given.data, given.model), trees_of(given.held_out, given.model), []

@@ -193,7 +193,8 @@ def train_step(run: Run, step: int) -> dict[str, Any]:
     # An overflow under fp16's scaled loss is no fault: the scaler lowers its scale.
     if plan.num_items and (row["loss"] is None or run.accelerator.scaler is None):
         run.bad_steps += 1
-        forget(run)
+        if run.begun is not None:
+            forget(run)
         row[NON_FINITE] = culprits(run, step)
     return row
 
@@ -237,7 +238,8 @@ def evaluate(run: Run, trees: Sequence[TokenTree], asked: Asked = lambda: 0) -> 
     rank, batch_size = run.accelerator.process_index, max(run.config.batch_size, 64)
     sums = torch.zeros(1 + GROUPS, device=run.accelerator.device)
     items, denominator, counts = 0, 0.0, np.zeros(len(LABELS), np.int64)
-    forget(run)
+    if run.begun is not None:
+        forget(run)
     run.module.eval()
     with torch.no_grad():
         for first in range(0, len(trees), batch_size):

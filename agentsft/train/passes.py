@@ -47,13 +47,16 @@ def begin(run: Run, plan: StepPlan) -> None:
     """Lets the device compute the first forward pass of the step of `plan`, whose `backward` comes next.
 
     So the device does not wait while the host looks at the step before and prepares this one. Nothing is begun where
-    memory runs out, or where the pass would be divided.
+    memory runs out, or where the pass would be divided, or exchange gradients: DDP could not be told to forget that.
     """
     packs = plan.ranks[run.accelerator.process_index]
     if not packs or (run.limit is not None and packs[0].size > run.limit):
         return
+    last = _is_last(run, packs, 0)
+    if last and run.accelerator.num_processes > 1:
+        return
     try:
-        with _exchange(run, _is_last(run, packs, 0)):
+        with _exchange(run, last):
             run.begun = Begun(packs[0], *_forward(run, packs[0], run.scale(plan)))
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
@@ -63,9 +66,10 @@ def begin(run: Run, plan: StepPlan) -> None:
 
 
 def forget(run: Run) -> None:
-    """Throws away what `begin` began, for whatever else the model has to compute first."""
+    """Throws away what `begin` began, for whatever else the model has to compute first; no gradient is left of it."""
     run.begun = None
     run.accelerator.unwrap_model(run.module).end_pass()
+    run.zero_grad()
 
 
 def backward(run: Run, plan: StepPlan, seed: int | None = None) -> torch.Tensor:
@@ -82,6 +86,8 @@ def backward(run: Run, plan: StepPlan, seed: int | None = None) -> torch.Tensor:
         if seed is not None:
             torch.manual_seed(seed)
         packs = [small for pack in plan.ranks[run.accelerator.process_index] for small in divided(pack, run.limit)]
+        if run.begun is not None and not any(run.begun.pack is pack for pack in packs[:1]):
+            forget(run)
         sums = torch.zeros(1 + GROUPS, device=run.accelerator.device)
         failed = _all(run, packs, scale, sums)
         if failed is None:
@@ -125,7 +131,7 @@ def _one(run: Run, pack: Pack, scale: float, sums: torch.Tensor, last: bool) -> 
         if run.sharded:
             run.module.set_requires_gradient_sync(last or run.sync_each)
         with _exchange(run, last):
-            if begun is not None and begun.pack is pack:
+            if begun is not None:
                 loss, by_label = begun.loss, begun.by_label
             else:
                 loss, by_label = _forward(run, pack, scale)

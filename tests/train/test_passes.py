@@ -16,7 +16,7 @@ from agentsft.batch.pack import Pack
 from agentsft.train import loop, passes, setup
 from agentsft.types import TokenTree
 from tests.train.test_run import config, run, trees
-from tests.train.tiny import saved_model, tiny_model
+from tests.train.tiny import loss_and_gradient, saved_model, step_run, tiny_model
 
 CHANGING = ("seconds", "tokens_per_second", "memory_gib")
 
@@ -98,6 +98,32 @@ def test_where_memory_runs_out_in_a_pass_that_is_begun_the_step_computes_it_itse
     monkeypatch.setattr(passes, "_forward", full)
     assert rows(qwen, tmp_path / "ours") == expected
     assert len(begun) == used
+
+
+@pytest.mark.parametrize("how", ["evaluated", "another plan", "out of memory"])
+def test_nothing_is_left_of_a_pass_that_is_thrown_away(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = trees(4)
+    expected = loss_and_gradient(step_run(tiny_model("llama"), data, fill=60))
+    begun = step_run(tiny_model("llama"), data, fill=60)
+    forward = passes._forward
+    if how == "out of memory":
+        fails = iter([True])
+
+        def full(*args: Any) -> Any:
+            found = forward(*args)
+            if next(fails, False):
+                raise torch.OutOfMemoryError("the device is full")
+            return found
+
+        monkeypatch.setattr(passes, "_forward", full)
+    passes.begin(begun, begun.plan(0))
+    assert (begun.begun is None) == (how == "out of memory")
+    if how == "evaluated":
+        loop.evaluate(begun, data[:2])
+    assert (begun.begun is None) == (how != "another plan")
+    loss, gradient = loss_and_gradient(begun)
+    assert loss == pytest.approx(expected[0], rel=1e-6)
+    torch.testing.assert_close(gradient, expected[1])
 
 
 def test_passes_that_were_halved_are_begun_no_more_than_they_fit(
