@@ -27,8 +27,8 @@ from agentsft.batch.pack import Pack
 from agentsft.config import DataConfig
 from agentsft.encode.load import load_preparer, load_rows, load_tokenizer
 from agentsft.train.attention import NAME, Attention
-from agentsft.train.fp8 import leave_grid
 from agentsft.train.module import LossModule
+from agentsft.train.rounding import place_weights
 from agentsft.types import TokenTree
 
 Keep = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -110,9 +110,11 @@ def trained(given: argparse.Namespace, keep: Keep | None) -> list[float]:
     start = [weight.detach().clone() for weight in weights]
     rests = [torch.zeros_like(weight) for weight in weights]
     if keep is seen_placed:
-        places = [weight.detach().clone() for weight in weights]
-        leave_grid(places, seed=0)
-        rests = [place - weight for place, weight in zip(places, start, strict=True)]
+        place_weights(model, seed=0, least=0)
+        rests = [weight.detach() - published for weight, published in zip(weights, start, strict=True)]
+        with torch.no_grad():
+            for weight, published in zip(weights, start, strict=True):
+                weight.copy_(published)
     module = LossModule(model, Attention("sdpa", torch.device("cpu")))
     optimizer = torch.optim.AdamW(weights, lr=given.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     rows, held_out, losses = trees_of(given.data, given.model), trees_of(given.held_out, given.model), []

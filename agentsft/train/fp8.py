@@ -7,7 +7,6 @@ attention are not touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any
 
@@ -59,26 +58,3 @@ def convert_layers(model: Any, recipe: str, emulate: bool = False) -> int:
 
     convert_to_float8_training(base_model(model).get_decoder(), module_filter_fn=fits, config=config)
     return converted
-
-
-def trained_products(model: Any) -> list[torch.Tensor]:
-    """The float32 weights of the decoder's linear layers."""
-    linear = (module for module in base_model(model).get_decoder().modules() if type(module) is nn.Linear)
-    return [one.weight for one in linear if one.weight.dtype == torch.float32 and one.weight.requires_grad]
-
-
-@torch.no_grad()
-def leave_grid(weights: Iterable[torch.Tensor], seed: int) -> None:
-    """Moves each float32 number that bfloat16 holds too to a random place among those that round to it.
-
-    A published weight lies on bfloat16's grid, one in sixteen of them just in the middle between two numbers of 8 bits.
-    The first steps, however small, would push all of these to one side, by a whole 8-bit step: dozens of times as far
-    as the learning rate says. From random places as many cross the middle as the step is long.
-    """
-    for number, weight in enumerate(weights):
-        random = torch.Generator(weight.device).manual_seed(seed + number)
-        part = torch.rand(weight.shape, generator=random, device=weight.device) - 0.5
-        significand, exponent = torch.frexp(weight)
-        part = torch.where(significand.abs() == 0.5, part / 2, part)  # below a power of two the grid is finer
-        on_grid = (weight == weight.bfloat16()) & (weight != 0)
-        weight.add_(torch.where(on_grid, torch.ldexp(part * 0.99, exponent - 8), 0.0))

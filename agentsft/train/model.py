@@ -41,8 +41,9 @@ def load_model(
     `place` is where its weights are put instead; on the meta device it has shapes and no numbers, and nothing is read.
 
     Weights are float32, so that small updates are not lost; a frozen base under an adapter is bfloat16 where the
-    computation is, and its linear layers have 4 bits under load_in_4bit. On a GPU in bfloat16 the residual stream is
-    bfloat16, as it is when the model is served. Raises UserError when model, checkpoint or adapter settings do not fit.
+    computation is, and its linear layers have 4 bits under load_in_4bit. Where computation is in bfloat16 the residual
+    stream is bfloat16, as it is when the model is served. Raises UserError when model, checkpoint or adapter settings
+    do not fit.
     """
     check_together(config)
     full = config.tuner == "full"
@@ -56,7 +57,7 @@ def load_model(
     model = settle(model) if is_quantized(model) else model.to(place or device)
     if full and is_quantized(model):
         raise UserError(f"model {config.model}: its weights are quantised and cannot be trained; set tuner: lora.")
-    if precision == "bf16" and device.type == "cuda":
+    if precision == "bf16":
         model.get_input_embeddings().register_forward_hook(_in_bfloat16)
     if not full:
         with torch.device("meta") if empty else nullcontext():

@@ -244,7 +244,7 @@ def _finish(setup: Setup, tokenizer: Any, interrupts: Interrupts) -> None:
     if (accelerator.is_main_process or sharded) and config.tuner == "full":
         published = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
         model = setup.run.module if sharded else setup.model
-        round_weights(model, getattr(published, "dtype", None) or torch.float32, config.seed)
+        round_weights(model, getattr(published, "dtype", None) or torch.float32, config.seed, setup.placed)
     weights = whole_weights(setup.model, accelerator.is_main_process) if sharded else None
     if accelerator.is_main_process:
         try:

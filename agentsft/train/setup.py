@@ -32,7 +32,7 @@ from agentsft.train.card import write_run_info
 from agentsft.train.compiled import compile_layers
 from agentsft.train.fingerprint import check_fingerprint, fingerprint, other_settings
 from agentsft.train.flops import Flops, peak_flops
-from agentsft.train.fp8 import check_fp8, convert_layers, leave_grid, trained_products
+from agentsft.train.fp8 import check_fp8, convert_layers
 from agentsft.train.kernel import SAMPLE, choose_kernel
 from agentsft.train.launch import Sharding, asked_sharding
 from agentsft.train.layout import Layout, choose_layout
@@ -44,6 +44,7 @@ from agentsft.train.optim import default_learning_rate, make_optimizer
 from agentsft.train.passes import overlaps
 from agentsft.train.probe import head_fault
 from agentsft.train.reporter import Reporter, Silent, Summary
+from agentsft.train.rounding import MATRICES, place_weights
 from agentsft.train.shard import reshard, sharded_module, sharding_note, sync_each_batch
 from agentsft.train.shards import restore
 from agentsft.train.tail import Tail, find_tail
@@ -56,7 +57,10 @@ CPU_FILL = 1024
 
 @dataclass
 class Setup:
-    """What the steps of a run begin with: `examples` are those of its trees, `start_step` the steps done."""
+    """What the steps of a run begin with: `examples` are those of its trees, `start_step` the steps done.
+
+    Weights of at least `placed` dimensions were placed at random before the first step; None: none was.
+    """
 
     run: Run
     model: Any
@@ -65,6 +69,7 @@ class Setup:
     fingerprint: dict[str, Any]
     examples: Examples
     start_step: int
+    placed: int | None
 
     @property
     def output(self) -> Path:
@@ -84,6 +89,7 @@ class Setup:
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
             "fingerprint": self.fingerprint,
             "settings": asdict(config),
+            "placed": self.placed,
         }
 
 
@@ -117,6 +123,7 @@ def set_up(
     compiled = device.type == "cuda" if config.torch_compile is None else config.torch_compile
     longest = int(max(part.column("depth").max(initial=0) for part in (examples, eval_trees.examples)))
     module, layout, notes = _module(config, accelerator, precision, sharding, resumed, longest, compiled)
+    placed = state.get("placed") if resumed else _place(module.model, config.seed, precision, sharding)
     model, flops = module.model, Flops(module.model, module.tail.feed_forward if module.tail else None)
     planner = _planner(config, layout, device, accelerator.num_processes, flops.pair_cost)
     prepared, optimizer = _prepared(accelerator, module, make_optimizer(config, module), sharding)
@@ -155,7 +162,7 @@ def set_up(
     notes += mixture.notes() if mixture and config.data_weights else []
     for note in filter(None, notes):
         reporter.on_note(note)
-    setup = Setup(run, model, eval_trees, reporter, marks, examples, int(state["step"]))
+    setup = Setup(run, model, eval_trees, reporter, marks, examples, int(state["step"]), placed)
     summary = _summary(setup, layout, plans, precision, compiled)
     if accelerator.is_main_process:
         write_run_info(setup.output, summary)
@@ -193,8 +200,6 @@ def _module(
         layout, head, tail = module.ask(lambda model: _answers(base_model(model), config, longest, compiled))
     if sharding:
         reshard(module)
-    if config.fp8 and not resumed:
-        leave_grid(trained_products(module.model), config.seed)
     if config.fp8:  # behind the questions, which compare exact computations
         convert_layers(module.model, config.fp8)
     notes = [*layout.notes, *([f"The model's own logits are used, since {head}."] if head else [])]
@@ -204,6 +209,15 @@ def _module(
     module.vocabulary = None if sharding or head else find_vocabulary(base_model(module.model))
     module.offload = Offload(accelerator.device) if config.activation_offloading else None
     return module, layout, notes
+
+
+def _place(model: Any, seed: int, precision: str, sharding: Sharding | None) -> int | None:
+    """Places weights at random that are computed with in bfloat16; from how many dimensions on."""
+    if precision != "bf16":
+        return None
+    least = 0 if sharding else MATRICES  # FSDP2 hands out all of them in 16 bits
+    place_weights(model, seed, least)
+    return least
 
 
 def _in_shards(folder: Path) -> bool:
