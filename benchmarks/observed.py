@@ -3,10 +3,10 @@
 python -m benchmarks.observed STEPS.jsonl [--profile] [--kernel flash|triton] [--gradients FILE]
     [--set torch._inductor.config.NAME=VALUE] -- --model MODEL ...
 
-What follows `--` are the arguments of `agentsft train`. With --profile its last step is computed a second time under
-torch's profiler: how long the GPU was busy from its first kernel to its last, and where it waited. (A step by itself
-runs up to two percent faster than one behind others: a GPU that has just rested clocks higher.) The final model is not
-saved.
+What follows `--` are the arguments of `agentsft train`. With --profile its last step but one is computed a second time
+behind the last, under torch's profiler: how long the GPU was busy from its first kernel to its last, and where it
+waited. (A step by itself runs up to two percent faster than one behind others: a GPU that has just rested clocks
+higher. And none of its passes is begun ahead.) The final model is not saved.
 """
 
 from __future__ import annotations
@@ -158,13 +158,21 @@ class Watch:
         facts |= {"kind": "step", "preparing": self.preparing, "rows_of_data": len(run.trees)}
         self.write(**row | facts | ({} if step else {"largest_pack": largest_pack(run)}))
         if self.options.profile and step == run.total_steps - 1:
-            try:
-                summary = profiled(lambda: self.train_step(run, step, *args, **kwargs))
-            except Exception as error:  # the steps that were timed stand without it
-                self.write(kind="note", text=f"no profile: {' '.join(str(error).split())[:150]}")
-            else:
-                self.write(kind="profile", step=step, step_seconds=row["seconds"], **summary)
+            self.profile(run, step, *args, **kwargs)
         return row
+
+    def profile(self, run: Any, last: int, *args: Any, **kwargs: Any) -> None:
+        """Profiles the step before the `last` one, which may be a short one at the end of an epoch."""
+        step, whole = max(last - 1, 0), run.total_steps
+        run.total_steps = step + 1  # so that no pass of another step is begun in it
+        try:
+            summary = profiled(lambda: self.train_step(run, step, *args, **kwargs))
+        except Exception as error:  # the steps that were timed stand without it
+            self.write(kind="note", text=f"no profile: {' '.join(str(error).split())[:150]}")
+        else:
+            self.write(kind="profile", step=step, **summary)
+        finally:
+            run.total_steps = whole
 
     def kernel(self, attention: Any, config: Any, dtype: Any, batches: Any) -> str:
         from agentsft.train.flash import obstacle

@@ -72,6 +72,10 @@ def compile_once() -> None:
     # Reductions over rows and columns of one matrix are fused where it is large: a guard on the length.
     if hasattr(inductor.triton, "mix_order_reduction_non_strict_mode"):
         inductor.triton.mix_order_reduction_non_strict_mode = True
+    # Rows of which one program adds up a norm's weight gradient: by torch's own choice a pass over all programs' sums
+    # takes as long as a tenth of the norms' backward passes.
+    if hasattr(inductor.triton, "mix_order_reduction_split_size"):
+        inductor.triton.mix_order_reduction_split_size = 64
 
 
 def keep_weights(graph: fx.Graph) -> None:
