@@ -1,4 +1,4 @@
-"""Matrix products in 8-bit floating point (torchao's float8 training): faster, and not exact; an option.
+"""Matrix products in 8-bit floating point (torchao's float8 training): less exact; an option.
 
 Weights stay what they are in the optimizer and on disk. Inputs, weights and gradients of the decoder's linear layers
 are rounded to 8 bits for each product, scaled so that the largest value fits. Embeddings, lm_head, adapters, norms and
