@@ -177,7 +177,7 @@ class TrainConfig(DataConfig):
     )
     fp8: str | None = option(
         None,
-        "Matrix products in 8 bits, with one scale a tensor or one a row (more exact): not exact, and not always faster.",
+        "Matrix products in 8 bits, with one scale a tensor or one a row (more exact): not exact, nor always faster.",
         "Model",
         ("tensorwise", "rowwise"),
     )

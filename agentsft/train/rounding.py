@@ -40,12 +40,12 @@ def place_weights(model: nn.Module, seed: int, least: int = MATRICES) -> None:
 
 @torch.no_grad()
 def round_weights(model: nn.Module, dtype: torch.dtype, seed: int, placed: int | None = None) -> None:
-    """Makes `model` one of `dtype`. Float32 weights go to bfloat16 up or down by chance, to others as the nearest.
+    """To be called before `model` becomes one of `dtype`: float32 weights go to a bfloat16 by chance, up or down.
 
-    By chance the mean is right: a weight at a quarter of the way goes up in one of four cases. Weights that are
-    bfloat16 already stay. Those that were placed at random before they were trained, of at least `placed` dimensions
-    (None: none was), have had their chance: they go to the nearest, which is what they were computed with. `seed`, a
-    weight's name and the place in it decide the numbers.
+    So the mean is right: a weight at a quarter of the way goes up in one of four cases. Weights that are bfloat16
+    already stay. Those that were placed at random before they were trained, of at least `placed` dimensions (None: none
+    was), have had their chance and stay too: the nearest, to which any cast takes them, is what they were computed
+    with. So does all where `dtype` is another. `seed`, a weight's name and the place in it decide the numbers.
     """
     if dtype == torch.bfloat16:
         for name, weight in model.named_parameters():
@@ -54,7 +54,6 @@ def round_weights(model: nn.Module, dtype: torch.dtype, seed: int, placed: int |
                     bits = part.view(torch.int32)
                     bits += random & 0xFFFF  # carries into the 16 upper bits, which are a bfloat16's
                     bits &= -(1 << 16)
-    model.to(dtype)
 
 
 def _parts(weight: torch.Tensor, key: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -243,8 +243,9 @@ def _finish(setup: Setup, tokenizer: Any, interrupts: Interrupts) -> None:
     config, accelerator, sharded = setup.run.config, setup.run.accelerator, setup.run.sharded
     if (accelerator.is_main_process or sharded) and config.tuner == "full":
         published = AutoConfig.from_pretrained(config.model, trust_remote_code=config.trust_remote_code)
-        model = setup.run.module if sharded else setup.model
-        round_weights(model, getattr(published, "dtype", None) or torch.float32, config.seed, setup.placed)
+        dtype = getattr(published, "dtype", None) or torch.float32
+        round_weights(setup.model, dtype, config.seed, setup.placed)
+        (setup.run.module if sharded else setup.model).to(dtype)
     weights = whole_weights(setup.model, accelerator.is_main_process) if sharded else None
     if accelerator.is_main_process:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from agentsft.train.launch import Sharding
 from agentsft.train.model import checkpoint_activations
 from agentsft.train.nonfinite import culprits
 from agentsft.train.reporter import Silent
+from agentsft.train.rounding import place_weights, round_weights
+from agentsft.train.shard import whole_weights
 from agentsft.types import TokenTree
 from tests.batch.trees import sample_step
 from tests.train.oom import Scarce
@@ -37,6 +39,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "split, checkpointing": {"layout": "split", "gradient_checkpointing": True},
     "fewer trees than ranks": {},
     "adapter": {"fill": 75},
+}
+
+
+PLACES: dict[str, Callable[[Any], None]] = {
+    "placed": lambda model: place_weights(model, 7, least=0),
+    "rounded": lambda model: round_weights(model, torch.bfloat16, 7),
 }
 
 
@@ -56,7 +64,7 @@ def main(folder: Path) -> None:
                 loss, gradient = loss_and_gradient(run)
             results |= {f"{name}/loss": torch.tensor(loss), f"{name}/gradient": gradient}
             results[f"{name}/counts"] = torch.tensor([passes, gathered[0], exchanged[0]])
-        results |= {"bad rows": bad_rows(trees), "no room": no_room(trees)}
+        results |= {"bad rows": bad_rows(trees), "no room": no_room(trees), **random_places()}
     if run.accelerator.is_main_process:
         save_file(results, folder / "results.safetensors")
     run.accelerator.wait_for_everyone()
@@ -70,6 +78,18 @@ def main(folder: Path) -> None:
     full_disk(folder, trees)
     short_runs(folder, trees, [("one then two", {"max_steps": 4}), ("two then one", {"max_steps": 2})])
     short_runs(folder, trees, [("bf16", {"max_steps": 2, "precision": "bf16"})])
+
+
+def random_places() -> dict[str, torch.Tensor]:
+    """Sharded weights behind `place_weights`, then behind `round_weights`."""
+    model = tiny_model("llama").bfloat16().float()
+    run = step_run(model, sample_step(), sharding=Sharding(reshard=True))
+    results = {}
+    for name, change in PLACES.items():
+        change(model)
+        whole = whole_weights(model, run.accelerator.is_main_process)
+        results |= {f"{name}/{key}": value.clone() for key, value in whole.items()}
+    return results
 
 
 class Rising:

