@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,14 @@ def merged(pieces: Weighed) -> Weighed:
     return [("".join(t for t, _ in group), weight) for weight, group in groupby(kept, key=lambda piece: piece[1])]
 
 
+@cache
+def preparer(loss_scale: str, mask_history: bool) -> Preparer:
+    return Preparer(assets.smollm2_tokenizer(), loss_scale, mask_history, CHATML, control_tokens="allow")
+
+
 def ours(record: dict[str, Any], loss_scale: str = "default", mask_history: bool = False) -> Weighed:
     """The trained characters of a row and their weights, in the order of the turns."""
-    made = Preparer(assets.smollm2_tokenizer(), loss_scale, mask_history, CHATML, control_tokens="allow")
-    (example,) = made.prepare([Row(0, record["id"], to_conversation(record))])
+    (example,) = preparer(loss_scale, mask_history).prepare([Row(0, record["id"], to_conversation(record))])
     assert example.refusal is None, example.refusal
     pieces: Weighed = []
     for turn in example.turns:
