@@ -9,14 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    broadcast_object_list,
-    parse_flag_from_env,
-    patch_environment,
-)
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from agentsft.batch.blocks import FLEX_BLOCK
 from agentsft.batch.collate import collate, padded_to
@@ -27,6 +21,7 @@ from agentsft.data.mixture import Marked, mixture_of
 from agentsft.encode.examples import Examples, collected
 from agentsft.errors import UserError
 from agentsft.train import checkpoint
+from agentsft.train.accelerated import accelerator_for, prepared
 from agentsft.train.attention import Attention
 from agentsft.train.card import write_run_info
 from agentsft.train.compiled import compile_layers
@@ -37,7 +32,7 @@ from agentsft.train.kernel import SAMPLE, choose_kernel
 from agentsft.train.launch import Sharding, asked_sharding
 from agentsft.train.layout import Layout, choose_layout
 from agentsft.train.loop import Run
-from agentsft.train.model import load_model, parameter_counts, resolve_precision
+from agentsft.train.model import load_model, parameter_counts
 from agentsft.train.module import LossModule, base_model
 from agentsft.train.offload import Offload
 from agentsft.train.optim import default_learning_rate, make_optimizer
@@ -107,7 +102,7 @@ def set_up(
     sharding = asked_sharding(config)
     if sharding and sharding.checkpointing:
         config = replace(config, gradient_checkpointing=True)
-    accelerator, precision = _accelerator(config)
+    accelerator, precision = accelerator_for(config)
     device = accelerator.device
     if config.fp8:
         check_fp8(device, precision, config.load_in_4bit)
@@ -126,7 +121,7 @@ def set_up(
     placed = state.get("placed") if resumed else _place(module.model, config.seed, precision, sharding)
     model, flops = module.model, Flops(module.model, module.tail.feed_forward if module.tail else None)
     planner = _planner(config, layout, device, accelerator.num_processes, flops.pair_cost)
-    prepared, optimizer = _prepared(accelerator, module, make_optimizer(config, module), sharding)
+    wrapped, optimizer = prepared(accelerator, module, make_optimizer(config, module), sharding)
     notes = [*passed_over, *notes]
     if resumed:
         notes += _resume(config, accelerator, model, optimizer, resumed, state)
@@ -140,7 +135,7 @@ def set_up(
     run = Run(
         config=config,
         accelerator=accelerator,
-        module=prepared,
+        module=wrapped,
         optimizer=optimizer,
         trees=trees,
         planner=planner,
@@ -168,16 +163,6 @@ def set_up(
         write_run_info(setup.output, summary)
     reporter.on_start(summary)
     return setup
-
-
-def _accelerator(config: TrainConfig) -> tuple[Accelerator, str]:
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    precision = resolve_precision(config.precision, PartialState(cpu=on_cpu).device)
-    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
-    mixed = "no" if precision == "fp32" else precision
-    # FSDP2 is applied by `shard`, layer by layer, so that Accelerate prepares nothing but autocast for it.
-    with patch_environment(accelerate_use_fsdp="false"):
-        return Accelerator(cpu=on_cpu, mixed_precision=mixed, kwargs_handlers=[ddp_settings()]), precision
 
 
 def _module(
@@ -240,24 +225,11 @@ def _resume(
     return notes
 
 
-def _prepared(accelerator: Accelerator, module: LossModule, optimizer: Any, sharding: Sharding | None) -> Any:
-    """Module and optimizer as the steps use them: under DDP, or with autocast alone where FSDP2 has sharded them."""
-    if sharding is None:
-        return accelerator.prepare(module, optimizer)
-    prepared = accelerator.prepare_model(module, device_placement=False, evaluation_mode=True)
-    return prepared, accelerator.prepare_optimizer(optimizer, device_placement=False)
-
-
 def _answers(model: Any, config: TrainConfig, longest: int, compiled: bool) -> tuple[Layout, str, Tail | None]:
     """The layout that suits `model`, what speaks against its head, and the rows that its decoder may leave out."""
     split, requested = config.layout == "split", config.attn_implementation
     layout, head = choose_layout(model, longest, split, requested, compiled), head_fault(model)
     return layout, head, None if head else find_tail(model)
-
-
-def ddp_settings() -> DistributedDataParallelKwargs:
-    """Ranks exchange gradients and nothing else, so that one that has to begin a step again keeps no other waiting."""
-    return DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def _planner(config: TrainConfig, layout: Layout, device: torch.device, world: int, pair_cost: float) -> Planner:

@@ -23,12 +23,12 @@ from transformers import (
 
 from agentsft.batch.pack import Planner
 from agentsft.config import TrainConfig
+from agentsft.train.accelerated import ddp_settings, prepared
 from agentsft.train.flops import Flops
 from agentsft.train.launch import Sharding
 from agentsft.train.layout import choose_layout
 from agentsft.train.loop import Run, backward
 from agentsft.train.module import LossModule, base_model
-from agentsft.train.setup import _prepared, ddp_settings
 from agentsft.train.shard import shard
 from agentsft.train.tail import find_tail
 from agentsft.train.vocabulary import find_vocabulary
@@ -102,7 +102,7 @@ def step_run(
     if sharding:
         shard(module, sharding, accelerator.device, "fp32")
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=0.0)
-    module, optimizer = _prepared(accelerator, module, optimizer, sharding)
+    module, optimizer = prepared(accelerator, module, optimizer, sharding)
     return Run(
         config=settings,
         accelerator=accelerator,
