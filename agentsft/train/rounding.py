@@ -57,12 +57,15 @@ def round_weights(model: nn.Module, dtype: torch.dtype, seed: int, placed: int |
 
 
 def _parts(weight: torch.Tensor, key: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """What this process holds of `weight`, in flat parts, each with random numbers of 32 bits (int64)."""
+    """What this process holds of `weight`, in flat parts to be changed, each with random numbers of 32 bits (int64)."""
     local, offset = own_part(weight)
     place = offset[0] * weight.shape[1:].numel() if offset else 0
-    for part in local.view(-1).split(CHUNK):
+    rows = local.contiguous()  # a copy of a weight that lies in memory by columns
+    for part in rows.view(-1).split(CHUNK):
         yield part, _random(key, place, part)
         place += len(part)
+    if rows is not local:
+        local.copy_(rows)
 
 
 def _random(key: str, place: int, part: torch.Tensor) -> torch.Tensor:

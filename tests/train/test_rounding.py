@@ -117,6 +117,15 @@ def test_parts_of_a_weight_have_numbers_of_their_own(monkeypatch: pytest.MonkeyP
     assert torch.equal(placed(published), whole)
 
 
+def test_it_does_not_matter_how_a_weight_lies_in_memory() -> None:
+    published = torch.randn(64, 32, generator=torch.Generator().manual_seed(8)).bfloat16()
+    by_columns = published.T.contiguous().T
+    assert not by_columns.is_contiguous()
+    assert torch.equal(placed(by_columns), placed(published))
+    moved = placed(published) + 1e-3
+    assert torch.equal(rounded(moved.T.contiguous().T), rounded(moved))
+
+
 def test_what_was_placed_is_saved_as_what_it_was_computed_with() -> None:
     published = torch.randn(64, 64, generator=torch.Generator().manual_seed(6)).bfloat16()
     module = nn.ParameterDict({"matrix": nn.Parameter(published.float()), "norm": nn.Parameter(published[0].float())})
