@@ -73,7 +73,7 @@ def compile_once() -> None:
     if hasattr(inductor.triton, "mix_order_reduction_non_strict_mode"):
         inductor.triton.mix_order_reduction_non_strict_mode = True
     # Rows of which one program adds up a norm's weight gradient: by torch's own choice a pass over all programs' sums
-    # takes as long as a tenth of the norms' backward passes.
+    # takes a third of the time of these backward passes.
     if hasattr(inductor.triton, "mix_order_reduction_split_size"):
         inductor.triton.mix_order_reduction_split_size = 64
 
