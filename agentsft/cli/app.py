@@ -18,6 +18,7 @@ from agentsft.cli.merge import merge
 from agentsft.cli.options import with_settings
 from agentsft.cli.plan import plan
 from agentsft.config import DataConfig, TrainConfig, build
+from agentsft.encode import torchless
 from agentsft.errors import UserError
 from agentsft.evaluate.settings import EvalConfig
 from agentsft.recipe import load_recipe
@@ -86,6 +87,7 @@ def preview(
     from agentsft.cli.preview import run_preview
 
     config = build(DataConfig, {**settings, "data": data}, "command line")
+    torchless.leave_torch_out(config)
     raise typer.Exit(run_preview(config, count, row or [], tokens, output_format, out, compare))
 
 
@@ -106,6 +108,7 @@ def check(
     from agentsft.cli.check import run_check
 
     config = build(DataConfig, {**settings, "data": data}, "command line")
+    torchless.leave_torch_out(config)
     raise typer.Exit(run_check(config, output_format, show, strict, ignore or []))
 
 

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from typing import Any
 from agentsft.config import DataConfig
 from agentsft.encode.load import load_rows, preparer_settings
 from agentsft.encode.prepare import Preparer
+from agentsft.encode.torchless import hide_torch
 from agentsft.errors import UserError
 from agentsft.types import Example, Row
 
@@ -190,14 +190,9 @@ def _prepare_in_worker(batch: list[Row]) -> list[Example]:
 
 
 def _received(state: str) -> Preparer:
-    """The main process's preparer: its very tokenizer and settings, so that no file is read again.
-
-    Transformers imports torch where it finds it, which takes longer than all the rest and is not needed here.
-    """
-    if "torch" not in sys.modules:
-        modules: dict[str, Any] = sys.modules
-        modules["torch"] = None
-        os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # not to say that models would need torch
+    """The main process's preparer: its very tokenizer and settings, so that no file is read again."""
+    hide_torch()
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # the main process has said it
     memory = SharedMemory(state)
     assert memory.buf is not None
     tokenizer, settings = pickle.loads(memory.buf)  # noqa: S301 (from the main process's own memory)

@@ -260,3 +260,18 @@ def _opens_text(call: ast.Call) -> bool:
     modes += [k.value.value for k in call.keywords if k.arg == "mode" and isinstance(k.value, ast.Constant)]
     binary = any(re.fullmatch(r"[rwax+]*b[rwax+b]*", mode) for mode in modes)
     return not binary and not any(keyword.arg in ("encoding", None) for keyword in call.keywords)
+
+
+@pytest.mark.parametrize("command", ["preview", "check"])
+def test_who_computes_with_no_model_does_without_torch_and_prints_the_same(smollm2: Path, command: str) -> None:
+    arguments = [command, DATA, "-m", str(smollm2), "--format", "json"]
+    script = (
+        "import sys\nfrom agentsft.__main__ import main\ntry:\n    main()\nfinally:\n"
+        "    print(type(sys.modules.get('torch')), file=sys.stderr)"
+    )
+    for more, found in ([], type(None)), (["--trust-remote-code"], type(sys)):
+        whole = [sys.executable, "-c", script, *map(str, arguments), *more]
+        done = subprocess.run(whole, capture_output=True, text=True, check=False, timeout=120)
+        assert done.stderr.splitlines()[-1] == str(found), done.stderr
+        assert "PyTorch" not in done.stderr
+        assert done.stdout == CliRunner().invoke(app, list(map(str, arguments))).stdout
