@@ -14,8 +14,12 @@ own_process = False
 
 def leave_torch_out(config: DataConfig) -> None:
     """To be called before a tokenizer is loaded by who computes with no model; code that a model brings may want it."""
-    if own_process and not config.trust_remote_code:
+    if own_process and not config.trust_remote_code and "torch" not in sys.modules:
         hide_torch()
+        from transformers.utils import is_torch_available
+
+        is_torch_available()  # it remembers the answer
+        del sys.modules["torch"]  # whoever finds the name there thinks that it has been imported
 
 
 def hide_torch() -> None:

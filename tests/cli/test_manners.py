@@ -267,6 +267,8 @@ def test_who_computes_with_no_model_does_without_torch_and_prints_the_same(smoll
     arguments = [command, DATA, "-m", str(smollm2), "--format", "json"]
     script = (
         "import sys\nfrom agentsft.__main__ import main\ntry:\n    main()\nfinally:\n"
+        "    import datasets\n"  # which looks whether torch has been imported
+        "    datasets.Dataset.from_list([{'a': 1}]).map(dict)\n"
         "    print(type(sys.modules.get('torch')), file=sys.stderr)"
     )
     for more, found in ([], type(None)), (["--trust-remote-code"], type(sys)):
